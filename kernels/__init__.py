@@ -1,0 +1,1 @@
+"""Custom GPU operators: tensors in, tensors out."""

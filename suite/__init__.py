@@ -1,0 +1,1 @@
+"""The machinery: runs tasks, times them, records them and judges them."""

@@ -1,0 +1,336 @@
+"""The record of one attempt at a run: schema ``fdl.result/1``.
+
+A record is one immutable JSON object named by the hash of its content. The unit is in every
+number's name, times are UTC in RFC 3339, unknown keys are rejected outside ``extra``, and NaN
+or infinity never stand for "no value": that is ``null`` plus a status.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA = "fdl.result/1"
+
+Kind = Literal["train", "micro", "compile", "fault", "ab_block"]
+Status = Literal[
+    "ok",
+    "target_missed",
+    "timeout",
+    "oom",
+    "nan",
+    "crashed",
+    "killed",
+    "infra_error",
+    "skipped",
+    "invalid",
+]
+
+# What the run itself decided: running the same spec again would end the same way.
+FINISHED = frozenset({"ok", "target_missed", "nan"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TargetInfo(_Part):
+    """The target as it stood when the run was made."""
+
+    metric: str
+    op: Literal["max", "min", "near"]
+    value: float
+    tolerance: float
+    source: str
+
+
+class TaskInfo(_Part):
+    """Which experiment, in which version."""
+
+    id: str
+    version: str
+    spec_sha256: str
+    profile: str
+    chapter: int
+    section: str
+    target: TargetInfo | None
+    budget: dict[str, float] = Field(default_factory=dict)
+    eval_grid: str = "fixed in steps by the task"
+
+
+class ConfigInfo(_Part):
+    """Every field of the config after profile, variant, impl and overrides."""
+
+    resolved: dict[str, Any]
+    sha256: str
+
+
+class DataInfo(_Part):
+    """One data set that the run read. ``sha256`` is over the decoded values."""
+
+    name: str
+    kind: Literal["real", "standin", "synthetic"]
+    sha256: str | None
+    n_items: int | None
+    splits: dict[str, int]
+    licence: str
+    notes: str = ""
+
+
+class CodeInfo(_Part):
+    """The commit that ran. ``diff_sha256`` is over uncommitted changes, if any."""
+
+    commit: str | None
+    dirty: bool | None
+    diff_sha256: str | None
+    argv: list[str]
+
+
+class TorchInfo(_Part):
+    """PyTorch's version and the switches that change its numbers or speed."""
+
+    version: str
+    cuda: str | None
+    cudnn: int | None
+    num_threads: int
+    tf32: bool
+    matmul_precision: str
+    deterministic: bool
+
+
+class EnvInfo(_Part):
+    """Versions and environment variables that matter to the numbers."""
+
+    python: str
+    packages: dict[str, str]
+    torch: TorchInfo
+    triton: dict[str, str | bool] | None
+    ray: str | None
+    env_vars: dict[str, str]
+
+
+class GpuInfo(_Part):
+    """One GPU."""
+
+    name: str
+    mem_bytes: int
+    driver: str | None
+    power_limit_w: float | None
+
+
+class NodeInfo(_Part):
+    """One machine."""
+
+    os: str
+    cpu_model: str
+    cpu_cores: int
+    mem_bytes: int
+    gpus: list[GpuInfo]
+    load1_start: float | None
+    load1_end: float | None
+
+
+class Placement(_Part):
+    """Where the run sat, and with how many neighbours it shared the machine."""
+
+    scheduler: Literal["inline", "process", "ray"]
+    workers: int
+    cpus: int
+    gpus: float
+    colocated_runs: int
+    contended: bool
+
+
+class KernelsInfo(_Part):
+    """Which implementation was asked for, and which calls actually ran."""
+
+    requested: str
+    dispatched: dict[str, dict[str, int]] = Field(default_factory=dict)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class Clock(_Part):
+    """Where the time went. The parts sum to ``wall_s`` within 1 %, or the record is invalid."""
+
+    wall_s: float
+    setup_s: float
+    train_s: float
+    eval_s: float
+    checkpoint_s: float
+    recovery_s: float
+    compile_s: float | None = None
+
+    @property
+    def parts_s(self) -> float:
+        """The sum of the parts."""
+        return self.setup_s + self.train_s + self.eval_s + self.checkpoint_s + self.recovery_s
+
+
+class Cost(_Part):
+    """What the run used up; null where this machine cannot measure it, and why."""
+
+    energy_j: float | None = None
+    energy_method: str
+    usd: float | None = None
+    price_source: str | None = None
+
+
+class Fault(_Part):
+    """One fault that hit the run."""
+
+    t_s: float
+    kind: str
+    injected: bool
+    detected_s: float | None
+    recovered_s: float | None
+    lost_steps: int | None
+
+
+class Artifact(_Part):
+    """A file beside the record, named by its content."""
+
+    name: str
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Crossing(_Part):
+    """When the target was crossed: between the last miss and the first hit."""
+
+    rule: Literal["two_consecutive", "last"]
+    lo_step: int
+    hi_step: int
+
+
+class StepTime(_Part):
+    """Time per step over the intervals between two yields."""
+
+    median: float
+    p10: float
+    p90: float
+    n: int
+
+
+class Final(_Part):
+    """A metric of the last row; ``n`` is the number of rows that carried it."""
+
+    value: float
+    n: int
+
+
+class Train(_Part):
+    """What a training run came to. ``curve`` holds one column per metric, null where absent."""
+
+    reached: bool | None
+    censored: bool
+    steps: int
+    samples: int | None
+    train_to_target_s: float | None
+    crossing: Crossing | None
+    final: dict[str, Final]
+    best: float | None
+    curve: dict[str, list[float | None]]
+    step_time_s: StepTime | None
+    params_sha256: str | None
+    n_params: int | None
+    peak_mem_bytes: dict[str, int | None]
+
+
+class Record(_Part):
+    """One attempt at one run. Build it with ``seal``, which names it."""
+
+    schema_: Literal["fdl.result/1"] = Field(default=SCHEMA, alias="schema")
+    record_id: str
+    kind: Kind
+    status: Status
+    status_detail: str = ""
+    campaign_id: str
+    run_id: str
+    parent_record_id: str | None = None
+    attempt: int = Field(ge=1)
+    created_utc: str
+    started_utc: str
+    ended_utc: str
+    task: TaskInfo
+    config: ConfigInfo
+    variant: str
+    impl: str
+    seed: int
+    determinism: Literal["bitwise", "seeded", "none"]
+    data: list[DataInfo]
+    code: CodeInfo
+    env: EnvInfo
+    nodes: list[NodeInfo]
+    placement: Placement
+    kernels: KernelsInfo
+    clock: Clock
+    cost: Cost
+    faults: list[Fault] = Field(default_factory=list)
+    artifacts: list[Artifact] = Field(default_factory=list)
+    train: Train | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _clock_adds_up(self) -> "Record":
+        gap = abs(self.clock.parts_s - self.clock.wall_s)
+        if self.status != "invalid" and gap > 0.01 * self.clock.wall_s + 1e-3:
+            raise ValueError(
+                f"clock parts sum to {self.clock.parts_s:.4f} s of {self.clock.wall_s:.4f} s wall"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The record's path inside a store."""
+        return f"records/{self.task.id}/{self.run_id[:16]}.{self.record_id[:16]}.json"
+
+    def to_json(self) -> str:
+        """The canonical text of the record."""
+        return _canonical(self.model_dump(mode="json", by_alias=True), indent=1)
+
+
+def _canonical(content: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(
+        content, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent
+    ) + ("\n" if indent else "")
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a JSON object, independent of key order and layout."""
+    return hashlib.sha256(_canonical(content).encode()).hexdigest()
+
+
+def seal(**content: Any) -> Record:
+    """Validate a record's content and name it by its hash.
+
+    Raises:
+        pydantic.ValidationError: content that the schema does not allow.
+    """
+    draft = Record(record_id="0" * 64, **content)
+    body = draft.model_dump(mode="json", by_alias=True, exclude={"record_id"})
+    return draft.model_copy(update={"record_id": digest(body)})
+
+
+def parse(text: str) -> Record:
+    """Read a record and check that it is what its name says.
+
+    Raises:
+        ValueError: not a record of this schema, or its content was changed after it was sealed.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise ValueError(f"not a {SCHEMA} record")
+    try:
+        record = Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "record"
+        raise ValueError(f"{where}: {first['msg']}") from error
+    if digest({k: v for k, v in content.items() if k != "record_id"}) != record.record_id:
+        raise ValueError("content does not match its record_id: it was edited after it was written")
+    return record

@@ -1,0 +1,553 @@
+"""Run one spec: seeds, threads, clock, target, checkpoint; one row per yield; one record."""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import math
+import signal
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from suite import checkpoint, data, provenance, task
+from suite.plan import Spec
+from suite.record import (
+    Artifact,
+    Clock,
+    ConfigInfo,
+    Cost,
+    Crossing,
+    DataInfo,
+    Final,
+    KernelsInfo,
+    Placement,
+    Record,
+    StepTime,
+    TargetInfo,
+    TaskInfo,
+    Train,
+    digest,
+    seal,
+)
+from suite.store import Store, StoreError
+
+SAVE_EVERY_S = 60.0
+PARTS = ("setup", "train", "eval", "checkpoint", "recovery")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; what it had yielded is saved."""
+
+
+class NotFinite(ArithmeticError):
+    """A metric became NaN or infinite."""
+
+
+@dataclasses.dataclass
+class Stopwatch:
+    """Splits the time into parts without a gap: it is always in exactly one of them."""
+
+    device: torch.device
+    spent: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    part: str = "setup"
+    since: float = dataclasses.field(default_factory=time.perf_counter)
+
+    def switch(self, part: str) -> None:
+        """End the current part and begin another."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.spent[self.part] += now - self.since
+        self.part, self.since = part, now
+
+    @contextlib.contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """Count the time inside the block as ``part``, then go back."""
+        before = self.part
+        self.switch(part)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def read(self) -> Clock:
+        """The clock so far."""
+        self.switch(self.part)
+        parts = {f"{name}_s": seconds for name, seconds in self.spent.items()}
+        return Clock(wall_s=sum(parts.values()), **parts)
+
+
+class Context:
+    """What a task may ask of its runner: device, seed, data, keep and figure.
+
+    Attributes:
+        device: where the task computes.
+        seed: the repetition; the global generators are already seeded with it.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        seed: int,
+        *,
+        store: Store | None = None,
+        figures: bool = False,
+        snapshot: dict[str, Any] | None = None,
+    ) -> None:
+        self.device = device
+        self.seed = seed
+        self.kept: dict[str, Any] = {}
+        self.used: dict[str, DataInfo] = {}
+        self.stopwatch = Stopwatch(device)
+        self.snapshot = snapshot
+        self.artifacts = [Artifact(**a) for a in snapshot["artifacts"]] if snapshot else []
+        self._store = store
+        self._figures = figures
+
+    def data(self, name: str) -> "data.Dataset":
+        """A data set as tensors on the task's device; the record says which and which copy."""
+        loaded = data.load(name, device=self.device)
+        self.used[name] = DataInfo(**loaded.provenance)
+        return loaded
+
+    def keep(self, **things: Any) -> int:
+        """Register what must survive a restart; return how many yields were already done.
+
+        Call it once, before the bare ``yield`` that ends the set-up. On a restart what is
+        registered is restored in place, and the random states follow when the set-up ends.
+
+        Raises:
+            TypeError: a kind of object that cannot be kept.
+        """
+        for thing in things.values():
+            checkpoint.state_of(thing)
+        self.kept = things
+        if self.snapshot is None:
+            return 0
+        for name, thing in things.items():
+            checkpoint.load_into(thing, self.snapshot["kept"][name])
+        return int(self.snapshot["yields"])
+
+    def figure(self, name: str, draw: Callable[[], Any]) -> None:
+        """Have ``draw()`` make a matplotlib figure, off the clock, and keep it as a picture.
+
+        Pictures are made for the first seed of a campaign only.
+        """
+        if not self._figures or self._store is None:
+            return
+        with self.stopwatch.within("eval"), _random_state_kept():
+            content = io.BytesIO()
+            draw().savefig(content, format="png", dpi=110, metadata={"Software": None})
+            made = self._store.put_artifact(f"{name}.png", content.getvalue())
+            self.artifacts = [a for a in self.artifacts if a.name != made.name] + [made]
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = checkpoint.random_state()
+    yield
+    checkpoint.set_random_state(state)
+
+
+@dataclasses.dataclass
+class Trace:
+    """What a run has shown so far: the rows it yielded, each with the clock beside it."""
+
+    rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    yields: int = 0
+    stop_requested: bool = False
+    saved_at: float = dataclasses.field(default_factory=time.perf_counter)
+    save_every_s: float = SAVE_EVERY_S
+
+    def save_due(self) -> bool:
+        """Whether the last snapshot is old enough for another."""
+        return time.perf_counter() - self.saved_at >= self.save_every_s
+
+
+def measure(
+    t: task.Task,
+    cfg: Any,
+    ctx: Context,
+    trace: Trace,
+    *,
+    target: task.Target | None = None,
+    stop_at_target: bool = False,
+    save: Callable[[], None] | None = None,
+) -> Iterator[dict[str, float]]:
+    """Yield one row for each thing the task yields, with ``train_s`` beside its metrics.
+
+    The train clock runs only while the task's own code runs. A bare ``yield`` ends the set-up.
+    A task that yields a function has it called off the train clock with the random state kept,
+    so evaluating more often changes neither the time nor the training.
+
+    Raises:
+        NotFinite: a metric is NaN or infinite; the row is in the trace.
+        Interrupted: a stop was requested and what was yielded is saved.
+    """
+    watch, rows, resumed = ctx.stopwatch, t.run(cfg, ctx), ctx.snapshot
+    if resumed is not None:
+        watch.part = "recovery"
+    try:
+        for given in rows:
+            if given is None:
+                watch.switch("train")
+                if resumed is not None:
+                    checkpoint.set_random_state(resumed["random"])
+                continue
+            watch.switch("eval")
+            row = _row(given, watch)
+            trace.rows.append(row)
+            trace.yields += 1
+            yield row
+            _refuse_not_finite(row)
+            if stop_at_target and target and crossing(trace.rows, target):
+                return
+            if save and (trace.stop_requested or trace.save_due()):
+                save()
+            if trace.stop_requested:
+                raise Interrupted
+            watch.switch("train")
+    finally:
+        rows.close()
+        watch.switch("eval")
+
+
+def _row(given: task.Metrics | Callable[[], task.Metrics], watch: Stopwatch) -> dict[str, float]:
+    if callable(given):
+        with _random_state_kept(), torch.no_grad():
+            given = given()
+    return {k: float(v) for k, v in given.items()} | {"train_s": watch.spent["train"]}
+
+
+def _refuse_not_finite(row: Mapping[str, float]) -> None:
+    bad = [k for k, v in row.items() if not math.isfinite(v)]
+    if bad:
+        raise NotFinite(f"{', '.join(bad)} at step {row.get('step', math.nan):g}")
+
+
+def crossing(rows: list[dict[str, float]], target: task.Target) -> Crossing | None:
+    """The first time that two consecutive evaluations met the target, or None.
+
+    One evaluation that meets it is not enough: among many noisy ones of a model that is short
+    of the target, some will. A run that yields once is judged by that one.
+    """
+    seen = [r for r in rows if target.metric in r]
+    met = [target.reached(r) for r in seen]
+    steps = [int(r.get("step", i + 1)) for i, r in enumerate(seen)]
+    if len(seen) == 1 and met[0]:
+        return Crossing(rule="last", lo_step=0, hi_step=steps[0])
+    for i, (this, following) in enumerate(itertools.pairwise(met)):
+        if this and following:
+            return Crossing(
+                rule="two_consecutive", lo_step=steps[i - 1] if i else 0, hi_step=steps[i]
+            )
+    return None
+
+
+def execute(
+    spec: Spec,
+    *,
+    store: Store | None = None,
+    campaign_id: str = "none",
+    attempt: int = 1,
+    parent_record_id: str | None = None,
+    code: Any = None,
+    placement: Placement | None = None,
+    figures: bool = False,
+    resume: bool = True,
+    timeout_s: float = math.inf,
+    save_every_s: float = SAVE_EVERY_S,
+    report: Callable[[str, Any], None] = lambda kind, content: None,
+) -> Record:
+    """Run a spec to its end in this process and return its record, whatever happens.
+
+    The record is also written to ``store``, unless that lives in one process's memory. What
+    goes wrong inside the run is a status, not an exception.
+
+    Args:
+        spec: what to run.
+        store: where records, pictures and snapshots go.
+        campaign_id: what the run belongs to.
+        attempt: 1 for the first attempt at this spec.
+        parent_record_id: the record of the attempt before.
+        code: ``provenance.code()`` of the campaign, so that it is the same for all its runs.
+        placement: cores and neighbours; one worker with all cores when None.
+        figures: whether the task's pictures are made.
+        resume: continue from the run's snapshot when the store holds one.
+        timeout_s: end the run at the first yield after that many seconds.
+        save_every_s: the least time between two snapshots.
+        report: called with ``("started", draft)`` and ``("row", row)`` as the run goes on.
+
+    Raises:
+        Interrupted: SIGTERM, or SIGINT in the main thread; what was yielded is saved.
+        StoreError: the store cannot be written.
+        ValueError: the spec names what the task does not have.
+    """
+    created = _utc()
+    t, cfg, device = task.find(spec.task), spec.config(), torch.device(spec.device)
+    placement = placement or Placement(
+        scheduler="inline",
+        workers=1,
+        cpus=provenance.cores(),
+        gpus=float(device.type == "cuda"),
+        colocated_runs=0,
+        contended=False,
+    )
+    torch.set_num_threads(placement.cpus)
+    _reset_peak_memory()
+    draft = _envelope(spec, t, cfg, code, placement) | {
+        "campaign_id": campaign_id,
+        "attempt": attempt,
+        "parent_record_id": parent_record_id,
+        "created_utc": created,
+        "started_utc": _utc(),
+    }
+    report("started", draft)
+    snapshot = _load_snapshot(store, spec) if resume else None
+    checkpoint.seed_everything(spec.seed)
+    ctx = Context(device, spec.seed, store=store, figures=figures, snapshot=snapshot)
+    trace = Trace(save_every_s=save_every_s)
+    if snapshot:
+        trace.rows, trace.yields = snapshot["rows"], snapshot["yields"]
+        ctx.stopwatch.spent = dict(snapshot["spent"])
+    target = t.target(spec.profile, spec.variant)
+
+    def save() -> None:
+        if store is not None and ctx.kept:
+            with ctx.stopwatch.within("checkpoint"):
+                _save_snapshot(store, spec, ctx, trace)
+
+    status, detail = "ok", ""
+    with _stop_signals(trace):
+        try:
+            rows = measure(
+                t, cfg, ctx, trace, target=target, stop_at_target=spec.stop_at_target, save=save
+            )
+            with contextlib.closing(rows):
+                for row in rows:
+                    report("row", row)
+                    if ctx.stopwatch.read().wall_s > timeout_s:
+                        status, detail = "timeout", f"over {timeout_s:g} s"
+                        break
+        except (Interrupted, StoreError):
+            raise
+        except Exception as error:
+            status, detail = _failure(error)
+    record = _finish(spec, draft, ctx, trace, target, status, detail)
+    if store is not None and store.shared:
+        store.put(record)
+        store.delete(_snapshot_name(spec))
+    return record
+
+
+@contextlib.contextmanager
+def _stop_signals(trace: Trace) -> Iterator[None]:
+    """Turn SIGTERM and the first SIGINT into a stop after the next yield."""
+
+    def ask(number: int, frame: Any) -> None:
+        if trace.stop_requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        trace.stop_requested = True
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A worker ignores SIGINT: the terminal sends it to the whole group, and the parent
+        # is the one who decides. Handlers can be set in the main thread only.
+        with contextlib.suppress(ValueError):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    """The status and the one-line story of what ended a run."""
+    text = f"{type(error).__name__}: {error}".strip()
+    if isinstance(error, NotFinite):
+        return "nan", str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+        return "oom", text
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return "crashed", f"{text} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _snapshot_name(spec: Spec) -> str:
+    return f"checkpoints/{spec.run_id[:32]}.pt"
+
+
+def _load_snapshot(store: Store | None, spec: Spec) -> dict[str, Any] | None:
+    content = store.read(_snapshot_name(spec)) if store else None
+    return checkpoint.unpack(content) if content else None
+
+
+def _save_snapshot(store: Store, spec: Spec, ctx: Context, trace: Trace) -> None:
+    snapshot = {
+        "kept": {name: checkpoint.state_of(thing) for name, thing in ctx.kept.items()},
+        "random": checkpoint.random_state(),
+        "rows": trace.rows,
+        "yields": trace.yields,
+        "spent": dict(ctx.stopwatch.spent),
+        "artifacts": [a.model_dump() for a in ctx.artifacts],
+    }
+    store.write(_snapshot_name(spec), checkpoint.pack(snapshot))
+    trace.saved_at = time.perf_counter()
+
+
+def _utc() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _envelope(
+    spec: Spec, t: task.Task, cfg: Any, code: Any, placement: Placement
+) -> dict[str, Any]:
+    """What is known of a run before it starts, as a record's fields."""
+    resolved = dataclasses.asdict(cfg)
+    target = t.target(spec.profile, spec.variant)
+    info = TaskInfo(
+        id=spec.task,
+        version=spec.version,
+        spec_sha256=spec.run_id,
+        profile=spec.profile,
+        chapter=int(spec.task[2:4]),
+        section="; ".join(t.sections),
+        target=target
+        and TargetInfo(
+            metric=target.metric,
+            op=target.mode,  # type: ignore[arg-type]
+            value=target.value,
+            tolerance=target.tolerance,
+            source=target.source,
+        ),
+    )
+    on_cpu = spec.device == "cpu"
+    loose = "none" if spec.variant in t.nondeterministic else "seeded"
+    return {
+        "kind": "train",
+        "run_id": spec.run_id,
+        "task": info,
+        "config": ConfigInfo(resolved=resolved, sha256=digest(resolved)),
+        "variant": spec.variant,
+        "impl": spec.impl,
+        "seed": spec.seed,
+        "determinism": "bitwise" if on_cpu and spec.variant not in t.nondeterministic else loose,
+        "code": code or provenance.code(),
+        "env": provenance.env(),
+        "nodes": [provenance.node()],
+        "placement": placement,
+        "kernels": KernelsInfo(requested=spec.impl),
+        "cost": Cost(energy_method=f"not measured on {spec.device}"),
+    }
+
+
+def _finish(
+    spec: Spec,
+    draft: dict[str, Any],
+    ctx: Context,
+    trace: Trace,
+    target: task.Target | None,
+    status: str,
+    detail: str,
+) -> Record:
+    """The record of a run that ended by itself."""
+    outcome = _outcome(ctx, trace, target)
+    clock = ctx.stopwatch.read()
+    if status == "ok" and not trace.rows:
+        status, detail = "crashed", "the task yielded nothing"
+    if status == "ok" and outcome.reached is False:
+        status = "target_missed"
+    node = draft["nodes"][0].model_copy(update={"load1_end": provenance.load1()})
+    synthetic = DataInfo(
+        name=str(draft["config"].resolved.get("data", spec.task)),
+        kind="synthetic",
+        sha256=None,
+        n_items=None,
+        splits={},
+        licence="generated by the task",
+    )
+    return seal(
+        **draft
+        | {
+            "status": status,
+            "status_detail": detail,
+            "ended_utc": _utc(),
+            "nodes": [node],
+            "data": list(ctx.used.values()) or [synthetic],
+            "clock": clock,
+            "artifacts": ctx.artifacts,
+            "train": outcome,
+        }
+    )
+
+
+def _outcome(ctx: Context, trace: Trace, target: task.Target | None) -> Train:
+    rows = trace.rows
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    columns = {n: [_finite(r.get(n)) for r in rows] for n in names}
+    final = {}
+    for name in names:
+        values = [v for v in columns[name] if v is not None]
+        if values and name != "train_s":
+            final[name] = Final(value=values[-1], n=len(values))
+    cross = crossing(rows, target) if target and target.mode != "near" else None
+    metric = target.metric if target else ""
+    reached = metric in final and target.reached({metric: final[metric].value}) if target else None
+    values = [v for v in columns.get(metric, []) if v is not None]
+    at = next((r for r in rows if cross and int(r.get("step", 1)) == cross.hi_step), None)
+    params_sha256, n_params = checkpoint.digest(ctx.kept)
+    return Train(
+        reached=reached,
+        censored=target is not None and cross is None,
+        steps=int(final["step"].value) if "step" in final else len(rows),
+        samples=int(final["samples"].value) if "samples" in final else None,
+        train_to_target_s=at["train_s"] if at else None,
+        crossing=cross,
+        final=final,
+        best=(min if target and target.mode == "min" else max)(values) if values else None,
+        curve=columns,
+        step_time_s=_step_time(rows),
+        params_sha256=params_sha256,
+        n_params=n_params,
+        peak_mem_bytes=_peak_memory(ctx.device),
+    )
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _step_time(rows: list[dict[str, float]]) -> StepTime | None:
+    """Seconds per step between consecutive rows."""
+    marks = [(0.0, 0.0), *((r["step"], r["train_s"]) for r in rows if "step" in r)]
+    times = [(t2 - t1) / (s2 - s1) for (s1, t1), (s2, t2) in itertools.pairwise(marks) if s2 > s1]
+    if not times:
+        return None
+    cuts = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else times * 9
+    return StepTime(median=statistics.median(times), p10=cuts[0], p90=cuts[-1], n=len(times))
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    # A worker runs many specs; the kernel's high-water mark would otherwise keep the largest.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory(device: torch.device) -> dict[str, int | None]:
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    try:
+        status = Path("/proc/self/status").read_text()
+        kib = next(int(s.split()[1]) for s in status.splitlines() if s.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return {"cpu": None, "gpu": gpu}
+    return {"cpu": kib * 1024, "gpu": gpu}

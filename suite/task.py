@@ -1,0 +1,328 @@
+"""What a task is, and how tasks are found.
+
+A task is one file, ``tasks/chNN_chapter/name.py``, that ends in a constant ``TASK``; its id is
+``chNN.name``. Finding, listing and describing tasks reads file names and source text only, so
+it needs neither torch nor the task itself; ``find`` imports the one task it is asked for.
+"""
+
+import ast
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import hashlib
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Metrics = Mapping[str, float]
+Yielded = None | Metrics | Callable[[], Metrics]
+Run = Callable[[Any, Any], Generator[Yielded, None, None]]
+
+PROFILES = ("smoke", "laptop", "paper")
+MODES = ("max", "min", "near")
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
+    """The error for a name that is not known: what was given, what is allowed, the nearest."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return ValueError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names) or 'none'}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The number a run has to reach, and where that number comes from.
+
+    Attributes:
+        metric: name of the metric a run yields.
+        value: the number to reach.
+        mode: ``max`` (at or above), ``min`` (at or below) or ``near`` (within ``tolerance``).
+        source: where the number is stated; never empty.
+        tolerance: how far short still counts as WITHIN_TOLERANCE (``max``, ``min``), or the
+            half-width of the band (``near``), in the metric's unit.
+    """
+
+    metric: str
+    value: float
+    mode: str
+    source: str
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown("target mode", self.mode, MODES)
+        if not self.source.strip():
+            raise ValueError(f"the target on {self.metric!r} names no source")
+        if self.tolerance < 0 or (self.mode == "near" and self.tolerance == 0):
+            raise ValueError(f"the target on {self.metric!r} has tolerance {self.tolerance}")
+
+    def reached(self, metrics: Metrics) -> bool:
+        """Whether ``metrics`` meets the target."""
+        got = metrics[self.metric]
+        if self.mode == "near":
+            return abs(got - self.value) <= self.tolerance
+        return got >= self.value if self.mode == "max" else got <= self.value
+
+    def __str__(self) -> str:
+        if self.mode == "near":
+            return f"{self.metric} = {self.value:g} ± {self.tolerance:g}"
+        return f"{self.metric} {'≥' if self.mode == 'max' else '≤'} {self.value:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement of the book that compares a variant with another, or with a number.
+
+    Attributes:
+        text: the statement, as a reader would say it.
+        metric: a metric of the run's last row, or ``steps_to_target``, which is censored where
+            the target was not reached.
+        left: the variant that is claimed to do better.
+        right: the variant it is compared with, paired by seed, or a number.
+        mode: ``max`` when the left should be the larger, ``min`` when the smaller.
+        source: where the claim is made; never empty.
+        margin: by how much the left should be better, in the metric's unit.
+        profiles: where the claim is judged.
+        note: why the verdict is what it is, where it needs saying.
+    """
+
+    text: str
+    metric: str
+    left: str
+    right: str | float
+    mode: str
+    source: str
+    margin: float = 0.0
+    profiles: tuple[str, ...] = ("laptop", "paper")
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise unknown("claim mode", self.mode, ("max", "min"))
+        if not self.source.strip():
+            raise ValueError(f"the claim {self.text!r} names no source")
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the metric is a possibly censored number of steps."""
+        return self.metric == "steps_to_target"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One experiment of the book.
+
+    Attributes:
+        config: a frozen dataclass instance; its defaults are the book's own setting.
+        run: the generator function ``run(cfg, ctx)``; see the README, "Adding a task".
+        sections: the sections of the book that it covers.
+        profiles: what ``smoke``, ``laptop`` and ``paper`` change in the config: sizes only.
+        variants: what is computed: name -> changes of the config. The first is the default.
+        targets: profile -> variant -> target. A variant may have none: it is then there for
+            a claim to compare with.
+        claims: the comparisons the book makes.
+        impls: how it may be computed; the first is the default. More than one needs ``cfg.impl``.
+        sweep: hyper-parameter -> the values or range a sweep searches.
+        nondeterministic: variants whose runs do not repeat bit for bit on a CPU, with the reason.
+    """
+
+    config: Any
+    run: Run
+    sections: tuple[str, ...]
+    profiles: Mapping[str, Mapping[str, Any]]
+    variants: Mapping[str, Mapping[str, Any]]
+    targets: Mapping[str, Mapping[str, Target]]
+    claims: tuple[Claim, ...] = ()
+    impls: tuple[str, ...] = ("torch",)
+    sweep: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    nondeterministic: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def configure(
+        self,
+        profile: str = "paper",
+        variant: str | None = None,
+        impl: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The config of one run: book's setting, then profile, variant, impl and overrides.
+
+        Raises:
+            ValueError: an unknown profile, variant, impl or field, or a value of another type.
+        """
+        variant = variant or next(iter(self.variants))
+        impl = impl or self.impls[0]
+        for kind, given, allowed in (
+            ("profile", profile, self.profiles),
+            ("variant", variant, self.variants),
+            ("impl", impl, self.impls),
+        ):
+            if given not in allowed:
+                raise unknown(kind, given, allowed)
+        changes = {**self.profiles[profile], **self.variants[variant]}
+        if len(self.impls) > 1:
+            changes["impl"] = impl
+        cfg = dataclasses.replace(self.config, **changes)
+        return dataclasses.replace(cfg, **_checked(cfg, overrides or {}))
+
+    def target(self, profile: str, variant: str) -> Target | None:
+        """The target of a variant under a profile, or None."""
+        return self.targets.get(profile, {}).get(variant)
+
+    def judged(self, profile: str) -> list[str]:
+        """The variants that some target or claim of this profile needs, in declared order."""
+        needed = set(self.targets.get(profile, {}))
+        for claim in self.claims:
+            if profile in claim.profiles:
+                needed |= {claim.left, str(claim.right)}
+        return [v for v in self.variants if v in needed]
+
+
+def _checked(cfg: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {f.name for f in dataclasses.fields(cfg)}
+    checked = {}
+    for name, value in overrides.items():
+        if name not in fields:
+            raise unknown("field", name, fields)
+        checked[name] = _coerced(name, value, getattr(cfg, name))
+    return checked
+
+
+def _coerced(name: str, value: Any, like: Any) -> Any:
+    """``value``, perhaps typed on a command line, as the type of ``like``."""
+    if isinstance(value, type(like)):
+        return value
+    try:
+        parsed = ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        parsed = value
+    if isinstance(parsed, str) and parsed.lower() in ("true", "false"):
+        parsed = parsed.lower() == "true"
+    if isinstance(like, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
+        parsed = float(parsed)
+    if like is not None and type(parsed) is not type(like):
+        raise ValueError(f"field {name!r} takes a {type(like).__name__} such as {like!r}, got {value!r}")
+    return parsed
+
+
+@functools.cache
+def _root() -> Path:
+    spec = importlib.util.find_spec("tasks")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the package 'tasks' is not installed beside 'suite'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _paths() -> Iterator[tuple[str, Path]]:
+    for path in sorted(_root().glob("ch[0-9][0-9]_*/*.py")):
+        if not path.stem.startswith("_"):
+            yield f"{path.parent.name[:4]}.{path.stem}", path
+
+
+def names() -> list[str]:
+    """Every task id, sorted."""
+    return [name for name, _ in _paths()]
+
+
+def source_path(name: str) -> Path:
+    """The file of a task. Raises ValueError with the nearest id where there is none."""
+    paths = dict(_paths())
+    if name not in paths:
+        raise unknown("task", name, paths)
+    return paths[name]
+
+
+def find(name: str) -> Task:
+    """Import one task. Raises ValueError with the nearest id where there is none."""
+    path = source_path(name)
+    module = importlib.import_module(f"tasks.{path.parent.name}.{path.stem}")
+    return module.TASK  # type: ignore[no-any-return]
+
+
+def select(patterns: Iterable[str]) -> list[str]:
+    """The task ids that ids, chapters (``ch12``) and globs (``'ch*.lstm*'``) stand for.
+
+    Raises:
+        ValueError: a pattern that selects nothing, with the nearest id or chapter.
+    """
+    known, chosen = names(), []
+    for pattern in patterns:
+        if re.fullmatch(r"ch\d+", pattern):
+            found = [n for n in known if n.startswith(f"ch{int(pattern[2:]):02d}.")]
+        else:
+            found = [n for n in known if fnmatch.fnmatchcase(n, pattern)]
+        if not found:
+            raise unknown("task", pattern, [*known, *{n.split(".")[0] for n in known}])
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def summary(name: str) -> dict[str, str]:
+    """What a task's file says of itself, read without importing it: id, title, summary, path."""
+    path = source_path(name)
+    text = ast.get_docstring(ast.parse(path.read_bytes())) or ""
+    return {
+        "id": name,
+        "chapter": str(int(name[2:4])),
+        "title": text.partition("\n")[0].rstrip("."),
+        "file": f"{path.parent.parent.name}/{path.parent.name}/{path.name}",
+        "doc": text,
+    }
+
+
+def headlines() -> list[str]:
+    """One task a chapter: the ``HEADLINE`` its ``__init__`` names."""
+    found = []
+    for init in sorted(_root().glob("ch[0-9][0-9]_*/__init__.py")):
+        match = re.search(r'^HEADLINE = "(\w+)"$', init.read_text(), re.MULTILINE)
+        if match:
+            found.append(f"{init.parent.name[:4]}.{match[1]}")
+    return found
+
+
+@functools.cache
+def version(name: str) -> str:
+    """Hash of what a task computes: its file, and the shared models and loops that it imports.
+
+    Comments, docstrings and layout do not count, so tidying a file keeps its series of results.
+    """
+    root = _root().parent
+    todo, done = [source_path(name)], {}
+    while todo:
+        path = todo.pop()
+        if path in done:
+            continue
+        tree = _without_docstrings(ast.parse(path.read_bytes()))
+        done[path] = ast.unparse(tree)
+        todo += [p for m in _imported(tree) if (p := _shared_source(root, m)) is not None]
+    text = "\n".join(done[p] for p in sorted(done))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            if ast.get_docstring(node, clean=False) is not None:
+                node.body = node.body[1:]
+    return tree
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{a.name}" for a in node.names)
+
+
+def _shared_source(root: Path, module: str) -> Path | None:
+    """The file of a module whose text is part of what a task computes, or None."""
+    if not module.startswith(("tasks.", "suite.fit", "suite.rl")):
+        return None
+    path = root.joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
