@@ -58,7 +58,7 @@ def seeds(text: str) -> list[int]:
             raise ValueError(f"seeds {text!r}: write 0-4, 7 or 0,2,10-12")
         low, high = int(first), int(last) if dash else int(first)
         if high < low or high - low >= MAX_SEEDS:
-            raise ValueError(f"seeds {text!r}: {part.strip()!r} is no range of 1 to {MAX_SEEDS} seeds")
+            raise ValueError(f"seeds {text!r}: {part.strip()!r} is empty or over {MAX_SEEDS} seeds")
         chosen += range(low, high + 1)
     return list(dict.fromkeys(chosen))
 
@@ -103,7 +103,8 @@ def expand(
         chosen = default if variants is None else [v for v in variants if v in t.variants]
         computed = t.impls[:1] if impls is None else [i for i in impls if i in t.impls]
         for variant, impl in itertools.product(chosen, computed):
-            t.configure(profile, variant, impl, overrides)
+            cfg = t.configure(profile, variant, impl, overrides)
+            changed = {field: getattr(cfg, field) for field in overrides or {}}
             specs += [
                 Spec(
                     task=name,
@@ -113,7 +114,7 @@ def expand(
                     impl=impl,
                     seed=seed,
                     device=device,
-                    overrides=tuple(sorted((overrides or {}).items())),
+                    overrides=tuple(sorted(changed.items())),
                     stop_at_target=stop_at_target,
                 )
                 for seed in seeds

@@ -310,7 +310,7 @@ def seal(**content: Any) -> Record:
     """
     draft = Record(record_id="0" * 64, **content)
     body = draft.model_dump(mode="json", by_alias=True, exclude={"record_id"})
-    return draft.model_copy(update={"record_id": digest(body)})
+    return Record.model_validate(body | {"record_id": digest(body)})
 
 
 def parse(text: str) -> Record:

@@ -232,6 +232,12 @@ def _refuse_not_finite(row: Mapping[str, float]) -> None:
         raise NotFinite(f"{', '.join(bad)} at step {row.get('step', math.nan):g}")
 
 
+def warm_up() -> None:
+    """Import what PyTorch would import in the middle of a process's first run."""
+    parameter = torch.zeros(1, requires_grad=True)
+    torch.optim.Adam([parameter]).zero_grad()
+
+
 def crossing(rows: list[dict[str, float]], target: task.Target) -> Crossing | None:
     """The first time that two consecutive evaluations met the target, or None.
 
@@ -264,6 +270,7 @@ def execute(
     resume: bool = True,
     timeout_s: float = math.inf,
     save_every_s: float = SAVE_EVERY_S,
+    log: Path | None = None,
     report: Callable[[str, Any], None] = lambda kind, content: None,
 ) -> Record:
     """Run a spec to its end in this process and return its record, whatever happens.
@@ -283,6 +290,7 @@ def execute(
         resume: continue from the run's snapshot when the store holds one.
         timeout_s: end the run at the first yield after that many seconds.
         save_every_s: the least time between two snapshots.
+        log: a file that holds what this process printed since the run began, kept if not empty.
         report: called with ``("started", draft)`` and ``("row", row)`` as the run goes on.
 
     Raises:
@@ -340,6 +348,8 @@ def execute(
             raise
         except Exception as error:
             status, detail = _failure(error)
+    if store is not None and log is not None and (printed := log.read_bytes()):
+        ctx.artifacts.append(store.put_artifact("log.txt", printed))
     record = _finish(spec, draft, ctx, trace, target, status, detail)
     if store is not None and store.shared:
         store.put(record)
@@ -375,6 +385,8 @@ def _failure(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, NotFinite):
         return "nan", str(error)
+    if isinstance(error, data.DataMissing):
+        return "infra_error", str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "oom", text
     where = traceback.extract_tb(error.__traceback__)[-1]
@@ -446,6 +458,14 @@ def _envelope(
         "placement": placement,
         "kernels": KernelsInfo(requested=spec.impl),
         "cost": Cost(energy_method=f"not measured on {spec.device}"),
+        "extra": {
+            "title": task.summary(spec.task)["title"],
+            "default_variant": next(iter(t.variants)),
+            "headline": spec.task in task.headlines(),
+            # A verdict is a function of records alone, so what is claimed travels with them.
+            "claims": [dataclasses.asdict(c) for c in t.claims],
+            "overrides": dict(spec.overrides),
+        },
     }
 
 

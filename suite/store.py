@@ -8,7 +8,7 @@ campaigns that write the same thing write the same file.
 import hashlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,20 +120,32 @@ class Store:
         """
         self.fs.invalidate_cache()
         for path in sorted(self.fs.glob(self.path(f"records/{pattern}"))):
-            try:
-                record = parse(self.fs.cat_file(path).decode())
-                if not str(path).endswith(record.name):
-                    raise ValueError("its name does not match its content")
-            except (ValueError, OSError) as error:
-                if rejected:
-                    rejected(Rejected(str(path), str(error)))
-                continue
-            yield record
+            record = self._valid(str(path), rejected)
+            if record:
+                yield record
 
-    def attempts(self, task: str, run_id: str) -> list[Record]:
-        """The attempts at one run so far, oldest first."""
-        found = self.scan(f"{task}/{run_id[:16]}.*.json")
-        return sorted((r for r in found if r.run_id == run_id), key=lambda r: r.attempt)
+    def attempts(self, task: str, run_ids: Iterable[str]) -> dict[str, list[Record]]:
+        """The attempts so far at each of a task's runs, oldest first; one listing for all."""
+        self.fs.invalidate_cache()
+        wanted = {run_id[:16]: run_id for run_id in run_ids}
+        found: dict[str, list[Record]] = {}
+        for path in sorted(self.fs.glob(self.path(f"records/{task}/*.json"))):
+            run_id = wanted.get(str(path).rpartition("/")[2].partition(".")[0])
+            record = self._valid(str(path), None) if run_id else None
+            if record:
+                found.setdefault(record.run_id, []).append(record)
+        return {k: sorted(v, key=lambda r: (r.attempt, r.ended_utc)) for k, v in found.items()}
+
+    def _valid(self, path: str, rejected: Callable[[Rejected], Any] | None) -> Record | None:
+        try:
+            record = parse(self.fs.cat_file(path).decode())
+            if not path.endswith(record.name):
+                raise ValueError("its name does not match its content")
+        except (ValueError, OSError) as error:
+            if rejected:
+                rejected(Rejected(path.removeprefix(f"{self.root}/"), str(error)))
+            return None
+        return record
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

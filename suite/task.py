@@ -12,7 +12,6 @@ import fnmatch
 import functools
 import hashlib
 import importlib
-import importlib.util
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,7 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
     """The error for a name that is not known: what was given, what is allowed, the nearest."""
     names = sorted(allowed)
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     return ValueError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names) or 'none'}")
 
 
@@ -205,20 +204,20 @@ def _coerced(name: str, value: Any, like: Any) -> Any:
     if isinstance(like, float) and isinstance(parsed, int) and not isinstance(parsed, bool):
         parsed = float(parsed)
     if like is not None and type(parsed) is not type(like):
-        raise ValueError(f"field {name!r} takes a {type(like).__name__} such as {like!r}, got {value!r}")
+        kind = type(like).__name__
+        raise ValueError(f"field {name!r} takes a {kind} such as {like!r}, got {value!r}")
     return parsed
 
 
 @functools.cache
-def _root() -> Path:
-    spec = importlib.util.find_spec("tasks")
-    if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the package 'tasks' is not installed beside 'suite'")
-    return Path(next(iter(spec.submodule_search_locations)))
+def _roots() -> list[Path]:
+    """The folders that hold chapters: ours, then the user's own."""
+    return [Path(p) for p in importlib.import_module("tasks").__path__]
 
 
 def _paths() -> Iterator[tuple[str, Path]]:
-    for path in sorted(_root().glob("ch[0-9][0-9]_*/*.py")):
+    found = [p for root in _roots() for p in root.glob("ch[0-9][0-9]_*/*.py")]
+    for path in sorted(found, key=lambda p: p.parts[-2:]):
         if not path.stem.startswith("_"):
             yield f"{path.parent.name[:4]}.{path.stem}", path
 
@@ -277,7 +276,8 @@ def summary(name: str) -> dict[str, str]:
 def headlines() -> list[str]:
     """One task a chapter: the ``HEADLINE`` its ``__init__`` names."""
     found = []
-    for init in sorted(_root().glob("ch[0-9][0-9]_*/__init__.py")):
+    inits = [p for root in _roots() for p in root.glob("ch[0-9][0-9]_*/__init__.py")]
+    for init in sorted(inits, key=lambda p: p.parts[-2:]):
         match = re.search(r'^HEADLINE = "(\w+)"$', init.read_text(), re.MULTILINE)
         if match:
             found.append(f"{init.parent.name[:4]}.{match[1]}")
@@ -290,7 +290,6 @@ def version(name: str) -> str:
 
     Comments, docstrings and layout do not count, so tidying a file keeps its series of results.
     """
-    root = _root().parent
     todo, done = [source_path(name)], {}
     while todo:
         path = todo.pop()
@@ -298,16 +297,16 @@ def version(name: str) -> str:
             continue
         tree = _without_docstrings(ast.parse(path.read_bytes()))
         done[path] = ast.unparse(tree)
-        todo += [p for m in _imported(tree) if (p := _shared_source(root, m)) is not None]
-    text = "\n".join(done[p] for p in sorted(done))
+        todo += [p for m in _imported(tree) if (p := _shared_source(m)) is not None]
+    text = "\n".join(done[p] for p in sorted(done, key=lambda p: p.parts[-3:]))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:]
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
     return tree
 
 
@@ -320,9 +319,9 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{a.name}" for a in node.names)
 
 
-def _shared_source(root: Path, module: str) -> Path | None:
+def _shared_source(module: str) -> Path | None:
     """The file of a module whose text is part of what a task computes, or None."""
     if not module.startswith(("tasks.", "suite.fit", "suite.rl")):
         return None
-    path = root.joinpath(*module.split(".")).with_suffix(".py")
-    return path if path.is_file() else None
+    relative = Path(*module.split(".")).with_suffix(".py")
+    return next((p for root in _roots() if (p := root.parent / relative).is_file()), None)

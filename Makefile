@@ -1,0 +1,49 @@
+# Two commands on a fresh machine: `make reproduce` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SUITE := $(BIN)/suite
+STAMP := $(VENV)/.installed
+STORE ?= runs
+SEEDS ?= 0
+JOBS ?=
+
+.PHONY: reproduce smoke test lint check bench clean
+.DEFAULT_GOAL := reproduce
+
+# Without a GPU, PyTorch's CPU build saves gigabytes. Its index is only an extra one: where it
+# cannot be reached, or there is a GPU, pip takes torch from where it takes everything else.
+ifeq ($(shell command -v nvidia-smi),)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+endif
+TORCH_FROM := $(if $(TORCH_INDEX),--retries 0 --timeout 20 --extra-index-url $(TORCH_INDEX))
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(TORCH_FROM) -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+reproduce: $(STAMP)
+	$(SUITE) reproduce $(if $(ALL),--all) --seeds $(SEEDS) --store $(STORE) $(if $(JOBS),--jobs $(JOBS))
+
+smoke: $(STAMP)
+	$(SUITE) run 'ch*' --profile smoke --store $(STORE)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test
+	$(SUITE) report --check --store results
+
+bench: $(STAMP)
+	$(BIN)/python -m pytest tests/bench --benchmark-only -n 0
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

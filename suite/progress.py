@@ -1,0 +1,144 @@
+"""What a person sees while a run matrix is under way."""
+
+import math
+import statistics
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from suite.local import Event
+from suite.plan import Spec
+from suite.record import Record
+
+STYLES = {"ok": "green", "target_missed": "yellow", "skipped": "dim"}
+
+
+class Display:
+    """Shows a run matrix: a live table on a terminal, one plain line a run elsewhere.
+
+    Args:
+        specs: the matrix.
+        jobs: runs at the same time, for the time left.
+        console: where to write.
+    """
+
+    def __init__(self, specs: list[Spec], jobs: int, console: Console) -> None:
+        self.console = console
+        self.jobs = jobs
+        self.left = {spec.run_id: spec for spec in specs}
+        self.total = len(specs)
+        self.running: dict[str, tuple[Spec, float, dict[str, float]]] = {}
+        self.walls: dict[tuple[str, str], list[float]] = {}
+        self.counts: dict[str, int] = {}
+        self.progress = Progress(
+            TextColumn("[bold]runs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self.bar = self.progress.add_task("runs", total=self.total, note="")
+        self.live = Live(
+            get_renderable=self._render, console=console, transient=True, refresh_per_second=4
+        )
+
+    def __enter__(self) -> "Display":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def __call__(self, event: Event, spec: Spec, content: Any) -> None:
+        """Take in one event of the campaign."""
+        if event == "started":
+            self.running[spec.run_id] = (spec, time.monotonic(), {})
+        elif event == "row" and spec.run_id in self.running:
+            self.running[spec.run_id][2].update(content)
+        elif event in ("ended", "skipped"):
+            self._end(spec, content, again=event == "ended")
+
+    def _end(self, spec: Spec, record: Record, *, again: bool) -> None:
+        self.running.pop(spec.run_id, None)
+        self.left.pop(spec.run_id, None)
+        self.walls.setdefault((spec.task, spec.variant), []).append(record.clock.wall_s)
+        key = record.status if again else "already done"
+        self.counts[key] = self.counts.get(key, 0) + 1
+        done = self.total - len(self.left)
+        self.progress.update(self.bar, completed=done, note=self._note())
+        if again:
+            style = STYLES.get(record.status, "red")
+            line = f"[{done}/{self.total}] {spec}: {outcome(record)}"
+            self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+    def _note(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items()))
+        left = self._seconds_left()
+        return f"{counts}; about {duration(left)} left" if left and self.left else counts
+
+    def _seconds_left(self) -> float:
+        """From the runs of the same task and variant so far, else from all so far."""
+        known = [w for walls in self.walls.values() for w in walls]
+        if not known:
+            return 0.0
+        typical = statistics.median(known)
+        needed = 0.0
+        for spec in self.left.values():
+            same = self.walls.get((spec.task, spec.variant))
+            needed += statistics.median(same) if same else typical
+        now = time.monotonic()
+        begun = sum(now - began for _, began, _ in self.running.values())
+        return max(0.0, needed - begun) / self.jobs
+
+    def _render(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name in ("running", "variant", "seed", "step", "for", "last row"):
+            table.add_column(name, no_wrap=True)
+        for spec, began, row in self.running.values():
+            shown = [f"{k}={v:.4g}" for k, v in row.items() if k not in ("step", "train_s")]
+            table.add_row(
+                spec.task,
+                spec.variant,
+                str(spec.seed),
+                f"{row.get('step', 0):g}",
+                duration(time.monotonic() - began),
+                " ".join(shown[:4]),
+            )
+        return Group(table, self.progress)
+
+
+def outcome(record: Record) -> str:
+    """One line on how a run ended."""
+    parts = [record.status]
+    if record.train and record.task.target:
+        final = record.train.final.get(record.task.target.metric)
+        parts.append(f"{record.task.target.metric} {final.value:.4g}" if final else "no value")
+    parts.append(duration(record.clock.wall_s))
+    if record.status_detail:
+        parts.append(record.status_detail)
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``0.4 s``, ``2 min 05 s``, ``3 h 10 min``."""
+    if not math.isfinite(seconds):
+        return "no limit"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

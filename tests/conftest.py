@@ -1,0 +1,32 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOYS = Path(__file__).parent / "toys"
+
+# Before anything imports ``tasks``: its path is fixed at the first import, and workers inherit it.
+sys.path.insert(1, str(TOYS))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(TOYS), os.environ.get("PYTHONPATH", "")])
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch):
+    monkeypatch.delenv("SUITE_STORE", raising=False)
+
+
+@pytest.fixture
+def toy():
+    """Make specs of the toy task."""
+    from suite.plan import expand
+
+    def specs(*variants, seeds=(0,), profile="smoke", **kw):
+        return expand(
+            ["ch90.linear"], profile=profile, variants=variants or ["quick"], seeds=seeds, **kw
+        )
+
+    return specs

@@ -1,0 +1,192 @@
+"""What every task file keeps. A new file in tasks/ is tested here without an edit."""
+
+import ast
+import dataclasses
+import functools
+import itertools
+import os
+import pickle
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from suite import run, task
+from suite.plan import expand
+from suite.record import Placement
+from suite.store import Store
+
+ROOT = Path(__file__).parent.parent.parent
+NAMES = [n for n in task.names() if task.source_path(n).is_relative_to(ROOT / "tasks")]
+ALONE = Placement(
+    scheduler="inline", workers=1, cpus=1, gpus=0.0, colocated_runs=0, contended=False
+)
+
+
+def _variants():
+    for name in NAMES:
+        for variant in task.find(name).variants:
+            yield pytest.param(name, variant, id=f"{name}-{variant}")
+
+
+def _spec(name, variant, seed=0):
+    return expand([name], profile="smoke", variants=[variant], seeds=[seed])[0]
+
+
+@functools.cache
+def _smoke(name, variant, seed=0):
+    """A smoke run's record; several tests look at the same one."""
+    store = Store(f"memory://contract-{os.getpid()}")
+    return run.execute(_spec(name, variant, seed), store=store, figures=True, placement=ALONE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_declaration(name):
+    t = task.find(name)
+    assert dataclasses.is_dataclass(t.config)
+    assert t.config.__dataclass_params__.frozen
+    assert set(t.profiles) == set(task.PROFILES)
+    assert t.sections
+    assert all(t.sections)
+    assert len(t.impls) == 1 or "impl" in {f.name for f in dataclasses.fields(t.config)}
+    assert set(t.nondeterministic) <= set(t.variants)
+    pickle.dumps(t.config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_is_in_order(name):
+    tree = ast.parse(task.source_path(name).read_bytes())
+    assert len((ast.get_docstring(tree) or "").splitlines()) >= 3
+    named = [
+        t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if hasattr(t, "id")
+    ]
+    assert named[-1] == "TASK"
+    order = [n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+    assert order[0] == "Config"
+    assert order[-1] == "run"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_and_claims_have_sources_and_name_what_exists(name):
+    t = task.find(name)
+    for profile in task.PROFILES:
+        assert next(iter(t.variants)) in t.targets[profile]
+    for profile, targets in t.targets.items():
+        assert profile in t.profiles
+        assert set(targets) <= set(t.variants)
+        assert all(len(target.source) > 10 for target in targets.values())
+    for claim in t.claims:
+        assert len(claim.source) > 10
+        assert claim.left in t.variants
+        assert isinstance(claim.right, int | float) or claim.right in t.variants
+        assert set(claim.profiles) <= set(t.profiles)
+        assert claim.metric == "steps_to_target" or _carries(name, claim.left, claim.metric)
+
+
+def _carries(name, variant, metric):
+    return metric in _smoke(name, variant).train.final
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_profiles_and_variants_touch_different_fields(name):
+    t = task.find(name)
+    for profile, variant in itertools.product(t.profiles.values(), t.variants.values()):
+        assert not set(profile) & set(variant)
+    for profile, variant in itertools.product(t.profiles, t.variants):
+        t.configure(profile, variant)
+
+
+@pytest.mark.parametrize(("name", "variant"), _variants())
+def test_every_variant_runs_under_smoke(name, variant):
+    record = _smoke(name, variant)
+    assert record.status in ("ok", "target_missed"), record.status_detail
+    steps = record.train.curve["step"]
+    assert steps == sorted(steps)
+    assert all(s is not None and s == int(s) for s in steps)
+    for targets in task.find(name).targets.values():
+        if variant in targets:
+            assert targets[variant].metric in record.train.final
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_variant_meets_its_smoke_target(name):
+    variant = next(iter(task.find(name).variants))
+    record = _smoke(name, variant)
+    assert record.train.reached, record.train.final
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_draws(name):
+    drawn = [_smoke(name, v).artifacts for v in task.find(name).variants]
+    assert any(drawn)
+
+
+@pytest.mark.parametrize(("name", "variant"), _variants())
+def test_the_same_seed_gives_the_same_numbers(name, variant):
+    t = task.find(name)
+    if variant in t.nondeterministic:
+        pytest.skip(f"declared nondeterministic: {t.nondeterministic[variant]}")
+    again = run.execute(_spec(name, variant), placement=ALONE).train
+    first = _smoke(name, variant).train
+    assert again.params_sha256 == first.params_sha256
+    timed = ("train_s", *(k for k in first.curve if k.endswith("_s")))
+    assert {k: v for k, v in again.curve.items() if k not in timed} == {
+        k: v for k, v in first.curve.items() if k not in timed
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, tmp_path):
+    variant = next(iter(task.find(name).variants))
+    whole = _smoke(name, variant).train
+    rows = len(whole.curve["step"])
+    if rows == 1:
+        pytest.skip("yields once: there is nothing to resume")
+    stop_after = 1 + hash(name) % (rows - 1)
+    seen = []
+
+    def stop(kind, content):
+        seen.append(kind)
+        if seen.count("row") == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    store, spec = Store(str(tmp_path)), _spec(name, variant)
+    with pytest.raises(run.Interrupted):
+        run.execute(spec, store=store, report=stop, placement=ALONE)
+    resumed = run.execute(spec, store=store, placement=ALONE).train
+    assert resumed.params_sha256 == whole.params_sha256
+    assert {k: v.value for k, v in resumed.final.items()} == {
+        k: v.value for k, v in whole.final.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_cut_after_its_first_row_is_short_of_the_laptop_target(name):
+    t = task.find(name)
+    variant = next(iter(t.variants))
+    curve = _smoke(name, variant).train.curve
+    if len(curve["step"]) == 1:
+        pytest.skip("yields once: there is no half-trained state")
+    target = t.targets["laptop"][variant]
+    first = next(v for v in curve[target.metric] if v is not None)
+    assert not target.reached({target.metric: first})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda p: p.stem)
+def test_style(path):
+    text = path.read_text()
+    assert "print(" not in text
+    assert "set_default_d" not in text
+    assert not re.search(r"pyplot|set_num_threads|manual_seed\(\s*0?\s*\)", text)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tasks").glob("ch*/__init__.py")), ids=lambda p: p.parent.name
+)
+def test_a_chapter_maps_its_sections(path):
+    text = path.read_text()
+    assert len((ast.get_docstring(ast.parse(text)) or "").splitlines()) >= 5
+    headline = re.search(r'^HEADLINE = "(\w+)"$', text, re.MULTILINE)
+    assert headline
+    assert (path.parent / f"{headline[1]}.py").is_file()

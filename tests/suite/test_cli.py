@@ -1,0 +1,129 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def suite(*arguments, cwd=None, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "suite", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **env},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "ch90.liner"], ["unknown task 'ch90.liner'", "did you mean 'ch90.linear'"]),
+        (["run", "ch78"], ["unknown task 'ch78'", "Allowed:"]),
+        (["run", "ch90", "--variant", "quik"], ["unknown variant 'quik'", "'quick'"]),
+        (["run", "ch90", "--profile", "laptob"], ["unknown profile 'laptob'", "'laptop'"]),
+        (["run", "ch90", "--impl", "triton"], ["unknown impl 'triton'", "torch"]),
+        (["run", "ch90", "--set", "stps=3"], ["unknown field 'stps'", "'steps'"]),
+        (["run", "ch90", "--set", "steps"], ["--set 'steps'", "field=value"]),
+        (["run", "ch90", "--set", "steps=many"], ["field 'steps' takes a int", "'many'"]),
+        (["run", "ch90", "--device", "cuba"], ["unknown device 'cuba'", "cpu"]),
+        (["run", "ch90", "--seeds", "4-0"], ["seeds '4-0'"]),
+        (["run", "ch90", "--store", "nothing://x"], ["nothing://x"]),
+        (["run", "ch90", "--jobs", "0"], ["--jobs", "0"]),
+        (["run", "ch90", "--profil", "smoke"], ["No such option", "--profile"]),
+        (["run"], ["SELECTION"]),
+        (["show", "ch90.liner"], ["unknown task", "'ch90.linear'"]),
+        (["list", "--chapter", "77"], ["unknown task 'ch77'"]),
+        (["reproduce", "--profile", "big"], ["unknown profile 'big'"]),
+        (["data", "fetch", "mnits"], ["unknown data set 'mnits'", "'mnist'"]),
+        (["rnu"], ["rnu"]),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, expected, tmp_path):
+    done = suite(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert all(e in done.stderr for e in expected), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_and_its_json():
+    plain, machine = suite("list"), suite("list", "--json")
+    ids = [entry["id"] for entry in json.loads(machine.stdout)]
+    assert [line.split()[0] for line in plain.stdout.splitlines()] == ids
+    assert "ch90.linear" in ids
+
+
+def test_show_says_where_targets_come_from(tmp_path):
+    out = suite("show", "ch90.linear", cwd=tmp_path).stdout
+    for part in ("Variant slow: lr=0.0001", "accuracy ≥ 0.8 (a toy's own bound)", "no run measured"):
+        assert part in out
+
+
+def test_run_then_report_then_check(tmp_path):
+    run = ["run", "ch90.linear", "--profile", "laptop", "--variant", "quick", "--variant", "slow"]
+    run += ["--seeds", "0-2", "--store", tmp_path]
+    done = suite(*run)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("ok, accuracy") >= 3
+    report = suite("report", "--store", tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert "REPRODUCED" in report.stdout
+    assert "index.html" in report.stdout
+    assert suite("report", "--check", "--store", tmp_path).returncode == 0
+
+    [record, *_] = sorted(tmp_path.glob("records/*/*.json"))
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 9'))
+    checked = suite("report", "--check", "--store", tmp_path)
+    assert checked.returncode == 1
+    assert record.name in checked.stderr
+
+
+def test_a_failed_run_is_an_exit_code(tmp_path):
+    done = suite("run", "ch90", "--profile", "smoke", "--variant", "raise", "--store", tmp_path)
+    assert done.returncode == 3
+    assert "RuntimeError: planted" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unwritable_store_is_said_once(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = suite("run", "ch90", "--store", tmp_path / "file" / "store")
+    assert done.returncode == 4
+    assert done.stderr.count("cannot write") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_speaks(tmp_path):
+    done = suite("doctor", "--store", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("torch", "processor", "GPU", "data mnist", "store"):
+        assert part in done.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    for package in ("suite", "kernels", "tasks"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    return tmp_path
+
+
+def test_a_task_is_one_new_file_and_nothing_else(checkout):
+    toy = ROOT / "tests" / "toys" / "tasks" / "ch90_toys" / "linear.py"
+    chapter = next((checkout / "tasks").glob("ch01_*"))
+    shutil.copy(toy, chapter / "dropped.py")
+    env = {"PYTHONPATH": str(checkout), "SUITE_STORE": "here"}
+    assert "ch01.dropped" in suite("list", cwd=checkout, **env).stdout
+    assert "Variant slow" in suite("show", "ch01.dropped", cwd=checkout, **env).stdout
+    run = ["run", "ch01.dropped", "--profile", "laptop", "--variant", "quick"]
+    done = suite(*run, cwd=checkout, **env)
+    assert done.returncode == 0, done.stderr
+    assert suite("report", cwd=checkout, **env).returncode == 0
+    assert "ch01.dropped" in (checkout / "here" / "tables" / "ch01.md").read_text()
+    assert "ch01.dropped" in (checkout / "here" / "index.html").read_text()

@@ -1,0 +1,132 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from suite.local import Campaign
+from suite.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+def _campaign(store, specs, **kw):
+    events = []
+    records = Campaign(store, **kw).run(specs, lambda e, s, c: events.append((e, s)))
+    return records, events
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_matrix_runs_and_is_not_run_again(toy, store, inline):
+    specs = toy("quick", "slow", seeds=range(2))
+    records, events = _campaign(store, specs, jobs=2, inline=inline)
+    assert sorted(r.run_id for r in records) == sorted(s.run_id for s in specs)
+    assert [e for e, _ in events].count("ended") == 4
+    again, events = _campaign(store, specs, jobs=2, inline=inline)
+    assert [e for e, _ in events] == ["skipped"] * 4
+    assert sorted(r.record_id for r in again) == sorted(r.record_id for r in records)
+    fresh, _ = _campaign(store, specs, jobs=2, inline=inline, fresh=True)
+    assert [r.attempt for r in fresh] == [2] * 4
+    assert {r.parent_record_id for r in fresh} == {r.record_id for r in records}
+
+
+def test_where_a_run_sat_does_not_change_what_it_gives(toy, store, tmp_path):
+    inline, _ = _campaign(store, toy(), inline=True)
+    pooled, _ = _campaign(Store(str(tmp_path / "other")), toy())
+    assert inline[0].train.params_sha256 == pooled[0].train.params_sha256
+    assert inline[0].placement.scheduler == "inline"
+    assert pooled[0].placement.scheduler == "process"
+
+
+def test_memory_stores_run_inline(toy):
+    records, _ = _campaign(Store(f"memory://local-{os.getpid()}"), toy(), jobs=2)
+    assert records[0].placement.scheduler == "inline"
+
+
+def test_one_bad_run_does_not_take_the_campaign_down(toy, store):
+    bad = {
+        "raise": ("crashed", "planted"),
+        "memory": ("oom", "planted"),
+        "kill": ("killed", "SIGKILL"),
+        "segfault": ("crashed", "SIGSEGV; last output: about to fall over"),
+        "exit": ("crashed", "code 7"),
+        "nan": ("nan", "loss at step 3"),
+    }
+    specs = toy(*bad, "quick", "slow")
+    records, _ = _campaign(store, specs, jobs=2)
+    by_variant = {r.variant: r for r in records}
+    assert len(by_variant) == len(specs)
+    assert by_variant["quick"].status in ("ok", "target_missed")
+    for variant, (status, detail) in bad.items():
+        assert by_variant[variant].status == status
+        assert detail in by_variant[variant].status_detail
+    assert len(list(store.scan())) == len(specs)
+
+
+def test_what_the_machine_broke_is_tried_again_and_what_the_run_decided_is_not(toy, store):
+    _campaign(store, toy("kill", "nan"))
+    records, events = _campaign(store, toy("kill", "nan"))
+    assert {(e, s.variant) for e, s in events if e in ("skipped", "ended")} == {
+        ("skipped", "nan"),
+        ("ended", "kill"),
+    }
+    assert {r.variant: r.attempt for r in records} == {"kill": 2, "nan": 1}
+
+
+def test_a_run_that_hangs_is_ended(toy, store, monkeypatch):
+    monkeypatch.setattr("suite.local.GRACE_S", 0.5)
+    records, _ = _campaign(store, toy("hang", "quick"), timeout_s=6.0)
+    by_variant = {r.variant: r for r in records}
+    assert by_variant["hang"].status == "timeout"
+    assert "killed" in by_variant["hang"].status_detail
+    assert by_variant["quick"].status in ("ok", "target_missed")
+
+
+def _suite(*arguments, **kw):
+    return subprocess.Popen(
+        [sys.executable, "-m", "suite", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **kw,
+    )
+
+
+def _wait_for(condition, what, seconds=90):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_campaign_goes_on_where_it_was(tmp_path, number):
+    store = Store(str(tmp_path))
+    command = ["run", "ch90.linear", "--variant", "quick", "--profile", "paper"]
+    command += ["--set", "steps=4000", "--store", str(tmp_path), "--jobs", "1"]
+    first = _suite(*command, "--seeds", "0")
+    _wait_for(lambda: "suite-" in " ".join(_children(first.pid)), "a worker")
+    time.sleep(3)
+    os.killpg(first.pid, number) if number == signal.SIGINT else os.kill(first.pid, number)
+    out, _ = first.communicate(timeout=60)
+    if first.returncode == 0:
+        pytest.fail(f"the run ended before it could be stopped: {out}")
+    assert first.returncode == 130, out
+    assert "the same command continues" in out
+    assert "Traceback" not in out
+    again = _suite(*command, "--seeds", "0")
+    out, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, out
+    [record] = store.scan()
+    assert record.train.steps == 4000
+
+
+def _children(pid):
+    out = subprocess.run(["ps", "-o", "args=", "--ppid", str(pid)], capture_output=True, text=True)
+    return ["suite-" for line in out.stdout.splitlines() if "spawn_main" in line]

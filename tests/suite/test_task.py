@@ -1,0 +1,126 @@
+import ast
+import dataclasses
+
+import pytest
+
+from suite import task
+from suite.task import Claim, Target, Task
+
+
+def test_names_are_ids_in_order():
+    names = task.names()
+    assert names == sorted(names)
+    assert "ch90.linear" in names
+
+
+def test_unknown_task_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown task 'ch90.liner'; did you mean 'ch90.linear'"):
+        task.find("ch90.liner")
+
+
+@pytest.mark.parametrize("pattern", ["ch90.linear", "ch90", "ch90.*", "*.lin*"])
+def test_select(pattern):
+    assert "ch90.linear" in task.select([pattern])
+
+
+def test_select_gives_each_task_once():
+    assert task.select(["ch90", "ch90.linear"]) == task.select(["ch90"])
+
+
+@pytest.mark.parametrize("pattern", ["ch77", "nothing", "ch90.*zzz", ""])
+def test_a_selection_of_nothing_is_an_error(pattern):
+    with pytest.raises(ValueError, match="unknown task"):
+        task.select([pattern])
+
+
+def test_configure_layers_profile_variant_and_overrides():
+    t = task.find("ch90.linear")
+    cfg = t.configure("smoke", "slow", overrides={"fault_at": "2"})
+    assert (cfg.steps, cfg.lr, cfg.fault_at) == (4, 1e-4, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"profile": "laptob"}, "unknown profile 'laptob'; did you mean 'laptop'"),
+        ({"variant": "quik"}, "unknown variant 'quik'; did you mean 'quick'"),
+        ({"impl": "tritn"}, "unknown impl 'tritn'"),
+        ({"overrides": {"stps": "3"}}, "unknown field 'stps'; did you mean 'steps'"),
+        ({"overrides": {"steps": "many"}}, "field 'steps' takes a int such as"),
+        ({"overrides": {"steps": "2.5"}}, "field 'steps' takes a int such as"),
+        ({"overrides": {"lr": "fast"}}, "field 'lr' takes a float such as"),
+    ],
+)
+def test_configure_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        task.find("ch90.linear").configure(**arguments)
+
+
+def test_a_whole_number_is_a_float_where_one_is_wanted():
+    assert task.find("ch90.linear").configure(overrides={"lr": "1"}).lr == 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    on: bool = False
+    name: str = "x"
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), ("True", True)])
+def test_flags_are_typed_as_people_type_them(text, value):
+    t = Task(_Flag(), None, (), {"paper": {}}, {"v": {}}, {})
+    assert t.configure("paper", overrides={"on": text}).on is value
+
+
+def test_a_flag_takes_no_number():
+    t = Task(_Flag(), None, (), {"paper": {}}, {"v": {}}, {})
+    with pytest.raises(ValueError, match="takes a bool"):
+        t.configure("paper", overrides={"on": "1"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "reached"),
+    [("max", 0.9, True), ("max", 0.89, False), ("min", 0.9, True), ("min", 0.91, False)],
+)
+def test_target(mode, value, reached):
+    assert Target("a", 0.9, mode, "s").reached({"a": value}) is reached
+
+
+def test_near_is_a_band():
+    target = Target("a", 0.911, "near", "printed", tolerance=0.005)
+    assert [target.reached({"a": a}) for a in (0.9, 0.907, 0.915, 0.92)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("a", 1, "most", "s"), ("a", 1, "max", " "), ("a", 1, "near", "s"), ("a", 1, "max", "s", -1)],
+)
+def test_a_target_without_sense_is_refused(arguments):
+    with pytest.raises(ValueError):  # noqa: PT011
+        Target(*arguments)
+
+
+def test_a_claim_needs_a_source():
+    with pytest.raises(ValueError, match="names no source"):
+        Claim("c", "m", "l", "r", "max", "")
+
+
+def test_judged_variants_are_those_of_targets_and_claims():
+    assert task.find("ch90.linear").judged("laptop") == ["quick", "slow"]
+
+
+def test_version_ignores_words_and_layout():
+    tree = ast.parse('"""Doc."""\n\n\ndef f():\n    """Doc."""\n    # why\n    return  1\n')
+    other = ast.parse("def f(): return 1")
+    assert ast.unparse(task._without_docstrings(tree)) == ast.unparse(other)
+
+
+def test_listing_reads_text_and_imports_no_task(tmp_path):
+    summary = task.summary("ch90.linear")
+    assert summary["title"].startswith("A linear classifier")
+    assert summary["chapter"] == "90"

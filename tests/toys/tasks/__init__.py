@@ -1,0 +1,1 @@
+"""Tasks that exist to test the engine."""
