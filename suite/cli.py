@@ -29,7 +29,7 @@ app.add_typer(data_app, name="data")
 
 Selection = Annotated[
     list[str],
-    typer.Argument(help="Task ids (ch12.dnc_copy), chapters (ch12), globs ('ch*.lstm*')."),
+    typer.Argument(metavar="SELECTION...", help="Task ids (ch12.dnc_copy), chapters (ch12), globs ('ch*.lstm*')."),
 ]
 StoreURI = Annotated[
     str,
@@ -55,8 +55,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _say("stopped; the same command continues where it was")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except OSError as error:
         _say(f"error: {error}")
         sys.exit(INFRASTRUCTURE)
@@ -69,6 +68,9 @@ def main() -> None:
             raise
         error.show()
         sys.exit(getattr(error, "exit_code", USAGE))
+    # Typer turns Ctrl-C inside a command into this code.
+    if code == INTERRUPTED:
+        _say("stopped; the same command continues where it was")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -385,7 +385,7 @@ def _failure(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, NotFinite):
         return "nan", str(error)
-    if isinstance(error, data.DataMissing):
+    if isinstance(error, data.DataMissing | data.DataCorrupt):
         return "infra_error", str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "oom", text

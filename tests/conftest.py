@@ -13,6 +13,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TOYS), os.environ.get("PYTHONPATH", "")])
 )
 
+# Several test processes share the cores: threads that spin while they wait would starve them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch):

@@ -35,7 +35,7 @@ def suite(*arguments, cwd=None, **env):
         (["run", "ch90", "--device", "cuba"], ["unknown device 'cuba'", "cpu"]),
         (["run", "ch90", "--seeds", "4-0"], ["seeds '4-0'"]),
         (["run", "ch90", "--store", "nothing://x"], ["nothing://x"]),
-        (["run", "ch90", "--jobs", "0"], ["--jobs", "0"]),
+        (["run", "ch90", "--jobs", "0"], ["--jobs", "greater than or equal to 1"]),
         (["run", "ch90", "--profil", "smoke"], ["No such option", "--profile"]),
         (["run"], ["SELECTION"]),
         (["show", "ch90.liner"], ["unknown task", "'ch90.linear'"]),

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,10 +23,16 @@ class Config:
     fault: str = ""
     fault_at: int = 3
     data: str = "generated"
+    sign: str = ""
 
 
-def fail(fault: str) -> float:
+def fail(fault: str, sign: str) -> float:
     """Do to this process what ``fault`` names; return the loss to report."""
+    if fault == "wait":
+        first = not Path(sign).exists()
+        Path(sign).touch()
+        time.sleep(3.0 * first)
+        return 0.0
     if fault == "raise":
         raise RuntimeError("planted")
     if fault == "memory":
@@ -59,7 +66,7 @@ def run(cfg, ctx):
         optimizer.step()
         schedule.step()
         history.append(loss.item())
-        value = fail(cfg.fault) if cfg.fault and step == cfg.fault_at else loss.item()
+        value = fail(cfg.fault, cfg.sign) if cfg.fault and step == cfg.fault_at else loss.item()
 
         def metrics(step=step, value=value):
             torch.rand(3)
@@ -78,7 +85,10 @@ TASK = Task(
     variants={
         "quick": {},
         "slow": {"lr": 1e-4},
-        **{f: {"fault": f} for f in ("raise", "memory", "kill", "segfault", "hang", "exit", "nan")},
+        **{
+            f: {"fault": f}
+            for f in ("raise", "memory", "kill", "segfault", "hang", "exit", "nan", "wait")
+        },
     },
     targets={
         p: {"quick": Target("accuracy", 0.8, "max", "a toy's own bound")}
