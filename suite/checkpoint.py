@@ -67,7 +67,8 @@ def _copy(value: Any) -> Any:
 
 def random_state() -> dict[str, Any]:
     """The state of every global random generator."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    numpy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = numpy
     version, internal, gauss = random.getstate()
     return {
         "torch": torch.get_rng_state(),

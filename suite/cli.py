@@ -29,7 +29,10 @@ app.add_typer(data_app, name="data")
 
 Selection = Annotated[
     list[str],
-    typer.Argument(metavar="SELECTION...", help="Task ids (ch12.dnc_copy), chapters (ch12), globs ('ch*.lstm*')."),
+    typer.Argument(
+        metavar="SELECTION...",
+        help="Task ids (ch12.dnc_copy), chapters (ch12), globs ('ch*.lstm*').",
+    ),
 ]
 StoreURI = Annotated[
     str,
@@ -358,4 +361,21 @@ def _ended(records: "list[Record]") -> int:
 
 def _write_report(uri: str, selection: list[str] | None) -> bool:
     """Write a store's tables and page, print the verdicts; say if one is CONTRADICTED."""
-    raise NotImplementedError
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from suite import report
+    from suite.store import Store
+
+    made = report.write(Store(uri))
+    table = Table("task", "claim or target", "measured", "goal", "met", "verdict", box=None)
+    colours = {"REPRODUCED": "green", "WITHIN_TOLERANCE": "green", "INCONCLUSIVE": "dim"}
+    for line in made.summary(task.select(selection) if selection else None):
+        name = f"{line.task} {line.profile}"
+        verdict = Text(line.verdict, style=colours.get(line.verdict, "red"))
+        table.add_row(*map(Text, (name, line.what, line.measured, line.goal, line.met)), verdict)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    page = Store(uri).path("index.html")
+    print(f"page: {Path(page).as_uri() if Store(uri).local else page}")
+    return made.contradicted

@@ -108,7 +108,8 @@ class Campaign:
                 done.append((finished[-1], spec))
             else:
                 last = earlier[-1] if earlier else None
-                todo.append((spec, last.attempt + 1 if last else 1, last and last.record_id))
+                parent = last.record_id if last else None
+                todo.append((spec, last.attempt + 1 if last else 1, parent))
         return done, todo
 
     def _placement(self, runs: int, inline: bool) -> Placement:

@@ -122,7 +122,7 @@ class Display:
 
 def outcome(record: Record) -> str:
     """One line on how a run ended."""
-    parts = [record.status]
+    parts: list[str] = [record.status]
     if record.train and record.task.target:
         final = record.train.final.get(record.task.target.metric)
         parts.append(f"{record.task.target.metric} {final.value:.4g}" if final else "no value")

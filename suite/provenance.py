@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from suite.record import CodeInfo, EnvInfo, GpuInfo, NodeInfo, TorchInfo
 
 PACKAGES = ("numpy", "scipy", "torch", "torchvision", "triton", "ray", "gymnasium", "scikit-learn")
@@ -69,7 +67,9 @@ def _versions() -> dict[str, str]:
 
 
 def env() -> EnvInfo:
-    """Versions and switches as they are now."""
+    """Versions and switches as they are now. Imports torch."""
+    import torch
+
     versions = _versions()
     triton = versions.get("triton")
     interpret = os.environ.get("TRITON_INTERPRET") == "1"
@@ -131,6 +131,8 @@ def _cpu_model() -> str:
 
 
 def _gpus() -> list[GpuInfo]:
+    import torch
+
     if not torch.cuda.is_available():
         return []
     found = []

@@ -7,11 +7,11 @@ or infinity never stand for "no value": that is ``null`` plus a status.
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA = "fdl.result/1"
+SCHEMA: Final = "fdl.result/1"
 
 Kind = Literal["train", "micro", "compile", "fault", "ab_block"]
 Status = Literal[

@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def measure(
     target: task.Target | None = None,
     stop_at_target: bool = False,
     save: Callable[[], None] | None = None,
-) -> Iterator[dict[str, float]]:
+) -> Generator[dict[str, float]]:
     """Yield one row for each thing the task yields, with ``train_s`` beside its metrics.
 
     The train clock runs only while the task's own code runs. A bare ``yield`` ends the set-up.

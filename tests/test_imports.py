@@ -23,7 +23,7 @@ def _imports(path):
 
 
 def _allowed(path):
-    package, *rest = path.relative_to(ROOT).parts
+    package, *_ = path.relative_to(ROOT).parts
     if package == "kernels":
         return {"kernels"}
     if package == "suite":

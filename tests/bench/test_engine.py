@@ -23,7 +23,9 @@ def test_overhead_of_a_run(benchmark, specs, tmp_path):
     store, todo = Store(str(tmp_path)), iter(specs * 100)
     own = []
     benchmark.pedantic(
-        lambda: own.append(execute(next(todo), store=store).clock.wall_s), rounds=40, warmup_rounds=3
+        lambda: own.append(execute(next(todo), store=store).clock.wall_s),
+        rounds=40,
+        warmup_rounds=3,
     )
     benchmark.extra_info["own_s"] = sorted(own)[len(own) // 2]
     benchmark.extra_info["overhead_s"] = benchmark.stats.stats.median - sorted(own)[len(own) // 2]

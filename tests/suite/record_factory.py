@@ -16,7 +16,7 @@ def make_record(
     value: float | None = 0.97,
     status: str = "ok",
     metric: str = "test_accuracy",
-    target: dict[str, Any] | None | str = "default",
+    target: dict[str, Any] | str | None = "default",
     profile: str = "laptop",
     impl: str = "torch",
     version: str = "v1",

@@ -1,0 +1,233 @@
+"""Records to tables, curves and one self-contained page; and the proof that they match.
+
+Below a store, ``write`` puts ``tables/`` (Markdown and CSV), ``tables/PROVENANCE.json`` and
+``index.html``. The tables are a pure function of the records: ``check`` derives them again and
+compares them byte for byte, and names each file, line and record that does not match.
+"""
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite import provenance
+from suite.record import Record
+from suite.report import files, series, tables
+from suite.report.tables import Line, Tables
+from suite.report.text import plural
+from suite.store import Rejected, Store
+
+__all__ = ["Line", "Report", "Tables", "build", "check", "summary", "write"]
+
+PROVENANCE = "tables/PROVENANCE.json"
+PAGE = "index.html"
+PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
+TABLE_NAME = re.compile(r"(ch\d\d|claims|index)\.(md|csv)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a store says.
+
+    Attributes:
+        records: the valid records, sorted by their id.
+        rejected: the files that are no valid records.
+        tables: the judged rows.
+        files: path below the store -> text of each table.
+    """
+
+    records: tuple[Record, ...]
+    rejected: tuple[Rejected, ...]
+    tables: Tables
+    files: Mapping[str, str]
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether a target or a claim is contradicted."""
+        return "CONTRADICTED" in self.tables.counts
+
+    def summary(self, tasks: Iterable[str] | None = None) -> list[Line]:
+        """The verdicts, one line each, for a terminal; of the given task ids only."""
+        return tables.summary(self.tables, tasks)
+
+
+def summary(records: Iterable[Record], tasks: Iterable[str] | None = None) -> list[Line]:
+    """The verdicts on some records, one line each, for a terminal."""
+    return tables.summary(tables.derive(records), tasks)
+
+
+def build(store: Store) -> Report:
+    """Read a store and derive its tables; nothing is written."""
+    rejected: list[Rejected] = []
+    records = []
+    for record in store.scan(rejected=rejected.append):
+        try:
+            series.target_of(record), series.claims_of(record)
+        except (ValueError, TypeError, AttributeError) as error:
+            rejected.append(Rejected(record.name, f"target or claims: {error}"))
+        else:
+            records.append(record)
+    records.sort(key=lambda r: r.record_id)
+    derived = tables.derive(records)
+    notes = _notes(records, rejected)
+    return Report(tuple(records), tuple(rejected), derived, files.render(derived, notes))
+
+
+def write(store: Store, out: str | Path | None = None) -> Report:
+    """Write the tables, their provenance and the page.
+
+    Args:
+        store: where the records and pictures are.
+        out: another folder or URI to write below; the store itself when None.
+
+    Raises:
+        StoreError: the place cannot be written.
+    """
+    from suite.report import page
+
+    report, target = build(store), store if out is None else Store(out)
+    generator = _generator()
+    html = page.render(report, store, generator)
+    stale = _tables_at(target) - report.files.keys()
+    for name, text in report.files.items():
+        target.write(name, text.encode())
+    target.write(PAGE, html.encode())
+    stamp = {"generator": generator, "page_sha256": _sha256(html)}
+    target.write(PROVENANCE, _provenance(report, stamp).encode())
+    for name in stale:
+        target.delete(name)
+    return report
+
+
+def check(store: Store, out: str | Path | None = None) -> list[str]:
+    """Derive the tables again and compare them with the files, byte for byte.
+
+    Args:
+        store: where the records are.
+        out: where the tables are; in the store itself when None.
+
+    Returns:
+        One sentence for each record, table or page that does not match; empty if all do.
+    """
+    report, target = build(store), store if out is None else Store(out)
+    problems = [f"{r.path}: {r.reason}" for r in report.rejected]
+    stored = _stored(target, PROVENANCE)
+    if stored is None:
+        return [*problems, f"{PROVENANCE}: missing; type suite report"]
+    try:
+        stamp = json.loads(stored)
+        listed, page_sha256 = set(stamp["records"]), stamp["page_sha256"]
+        expected = _provenance(report, stamp)
+    except (ValueError, KeyError, TypeError) as error:
+        return [*problems, f"{PROVENANCE}: cannot be read: {error!r}"]
+    problems += _moved(listed, {r.name for r in report.records}, report.rejected)
+    for name, text in sorted({**report.files, PROVENANCE: expected}.items()):
+        problems += _differences(name, text, _stored(target, name))
+    problems += [
+        f"{n}: no records lead to it" for n in sorted(_tables_at(target) - report.files.keys())
+    ]
+    page = _stored(target, PAGE)
+    if page is None or _sha256(page) != page_sha256:
+        how = "missing" if page is None else "changed after it was written"
+        problems.append(f"{PAGE}: {how}")
+    return problems
+
+
+def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
+    """What the overview has to say beside its rows."""
+    kinds = Counter(r.kind for r in records if r.kind != "train")
+    groups = series.group(records)
+    return [
+        *(
+            f"{plural(n, f'{kind} record')}, not tabulated here."
+            for kind, n in sorted(kinds.items())
+        ),
+        *(f"{g.task}, {sentence}" for g in groups if (sentence := tables.left_out(g))),
+        *(f"Rejected: {r.path}: {r.reason}" for r in rejected),
+    ]
+
+
+def _provenance(report: Report, stamp: Mapping[str, Any]) -> str:
+    """What the tables were made from, as JSON.
+
+    Args:
+        report: the records and tables.
+        stamp: ``generator`` and ``page_sha256``, which do not follow from the records.
+    """
+    content = {
+        "schema": "fdl.report/1",
+        "generator": stamp["generator"],
+        "n_records": len(report.records),
+        "records_sha256": files.ids_sha256(report.records),
+        "records": sorted(r.name for r in report.records),
+        "rejected": [{"path": r.path, "reason": r.reason} for r in report.rejected],
+        "tables_sha256": {name: _sha256(text) for name, text in report.files.items()},
+        "page_sha256": stamp["page_sha256"],
+    }
+    return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _generator() -> dict[str, Any]:
+    """The code that makes the tables: its commit and the versions of what it uses."""
+    code = provenance.code()
+    return {
+        "commit": code.commit,
+        "dirty": code.dirty,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _tables_at(target: Store) -> set[str]:
+    """The tables below a store that this module may have written."""
+    target.fs.invalidate_cache()
+    names = [str(p).rpartition("/")[2] for p in target.fs.glob(target.path("tables/*"))]
+    return {f"tables/{name}" for name in names if TABLE_NAME.fullmatch(name)}
+
+
+def _stored(target: Store, name: str) -> str | None:
+    content = target.read(name)
+    return None if content is None else content.decode(errors="replace")
+
+
+def _moved(listed: set[str], found: set[str], rejected: Iterable[Rejected]) -> list[str]:
+    """The records that came or went since the tables were written."""
+    named = {r.path for r in rejected}
+    gone = [
+        f"{name}: the tables rest on it, but it is gone" for name in sorted(listed - found - named)
+    ]
+    return gone + [
+        f"{name}: newer than the tables; type suite report" for name in sorted(found - listed)
+    ]
+
+
+def _differences(name: str, expected: str, stored: str | None) -> list[str]:
+    """Where a file first differs from what the records lead to."""
+    if stored == expected:
+        return []
+    if stored is None:
+        return [f"{name}: missing; type suite report"]
+    lines = itertools.zip_longest(stored.split("\n"), expected.split("\n"), fillvalue="<no line>")
+    for number, (have, want) in enumerate(lines, 1):
+        if have != want:
+            return [f"{name}: line {number} differs: {_around(have, want)}"]
+    return [f"{name}: differs"]
+
+
+def _around(have: str, want: str) -> str:
+    """The first place where two lines differ, with a little of what surrounds it."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(have, want, strict=False)) if a != b),
+        min(len(have), len(want)),
+    )
+    cut = slice(max(0, at - 20), at + 40)
+    return f"stored {have[cut]!r}, derived {want[cut]!r}"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
