@@ -7,11 +7,11 @@ or infinity never stand for "no value": that is ``null`` plus a status.
 
 import hashlib
 import json
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SCHEMA: Final = "fdl.result/1"
+SCHEMA = "fdl.result/1"
 
 Kind = Literal["train", "micro", "compile", "fault", "ab_block"]
 Status = Literal[
@@ -241,7 +241,7 @@ class Train(_Part):
 class Record(_Part):
     """One attempt at one run. Build it with ``seal``, which names it."""
 
-    schema_: Literal["fdl.result/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["fdl.result/1"] = Field(default="fdl.result/1", alias="schema")
     record_id: str
     kind: Kind
     status: Status

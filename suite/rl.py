@@ -314,3 +314,27 @@ def evaluate(
         playing &= ~step.done
     env.close()
     return returns
+
+
+def standing(evaluations: list[list[float]], step: int, returns: Tensor) -> dict[str, float]:
+    """Add an evaluation to those before it, and say how it stands among them.
+
+    The best one is what a published score asks for, since an agent can forget what it has
+    learned; the mean over all of them is what stability and speed show in.
+
+    Args:
+        evaluations: [step, mean return] of each so far, kept by the task; it grows by one.
+        step: environment steps taken so far.
+        returns: (N,) as ``evaluate`` gives them.
+
+    Returns:
+        step, eval_return (the mean of ``returns``), best_return, mean_return.
+    """
+    evaluations.append([step, float(returns.mean())])
+    means = [mean for _, mean in evaluations]
+    return {
+        "step": step,
+        "eval_return": means[-1],
+        "best_return": max(means),
+        "mean_return": sum(means) / len(means),
+    }

@@ -465,6 +465,7 @@ def _envelope(
             # A verdict is a function of records alone, so what is claimed travels with them.
             "claims": [dataclasses.asdict(c) for c in t.claims],
             "overrides": dict(spec.overrides),
+            "stop_at_target": spec.stop_at_target,
         },
     }
 

@@ -148,7 +148,7 @@ def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]
             f"{plural(n, f'{kind} record')}, not tabulated here."
             for kind, n in sorted(kinds.items())
         ),
-        *(f"{g.task}, {sentence}" for g in groups if (sentence := tables.left_out(g))),
+        *(f"{g.task}, {g.left_out}" for g in groups if g.left_out),
         *(f"Rejected: {r.path}: {r.reason}" for r in rejected),
     ]
 

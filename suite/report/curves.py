@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from suite.record import Record
-from suite.report.tables import Row
+from suite.report.rows import Row
 from suite.report.text import flat, goal
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from suite.record import Record
+from suite.report.rows import ClaimRow, Row, label
 from suite.report.series import Series, value_of
-from suite.report.tables import ClaimRow, Row, computed_by, label
 from suite.report.text import NONE, duration, flat, goal, interval, memory, number, plural
 
 Details = dict[str, Any]
@@ -28,7 +28,7 @@ def of_row(row: Row) -> Details:
     ]
     head = ["Seed", "Status", row.metric or "", "Steps to target", "Training", "Wall", "Record"]
     return {
-        "title": f"{row.group.task}: {series.label}, {row.group.profile}, {computed_by(series)}",
+        "title": f"{row.group.task}: {series.label}, {row.group.profile}, {series.computed_by}",
         "verdict": label(row.word),
         "sentence": row.verdict.detail if row.verdict else row.why,
         "facts": [[name, [flat(v) for v in values]] for name, values in facts if values],

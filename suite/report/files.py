@@ -6,19 +6,9 @@ from typing import Any
 
 from suite.record import Record
 from suite.report import text
+from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label, mean
 from suite.report.series import Series
-from suite.report.tables import (
-    LEGEND,
-    ClaimRow,
-    Row,
-    Tables,
-    TaskRow,
-    computed_by,
-    label,
-    left_out,
-    mean,
-    times,
-)
+from suite.report.tables import Tables
 from suite.report.text import NONE, code, md
 from suite.stats import clopper_pearson
 
@@ -75,7 +65,7 @@ def peak_memory(row: Row) -> str:
 ROW_COLUMNS: tuple[Column, ...] = (
     ("Profile", lambda r: code(r.group.profile)),
     ("Variant", lambda r: code(r.series.label)),
-    ("Implementation", lambda r: code(computed_by(r.series))),
+    ("Implementation", lambda r: code(r.series.computed_by)),
     ("Seeds", lambda r: md(r.seeds)),
     ("Metric", lambda r: code(r.metric or "")),
     ("Mean [95 % interval]", lambda r: md(text.interval(r.measured))),
@@ -83,8 +73,8 @@ ROW_COLUMNS: tuple[Column, ...] = (
     ("Met by", lambda r: md(r.met)),
     ("Verdict", lambda r: md(label(r.word))),
     ("Steps to target", lambda r: md(r.steps)),
-    ("Time to target", lambda r: text.duration(r.to_target_s) + (r.marks if r.to_target_s else "")),
-    ("Training", times),
+    ("Time to target", lambda r: r.to_target),
+    ("Training", lambda r: r.training),
     ("Parameters", lambda r: text.count(r.n_params)),
     ("Peak memory", peak_memory),
     ("Data", lambda r: md(data(r.series))),
@@ -282,7 +272,7 @@ def _task(t: TaskRow, rows: Sequence[Row]) -> str:
     table = text.md_table(head, ([cell(r) for _, cell in ROW_COLUMNS] for r in rows))
     sources = _sources(rows)
     reasons = [_reason(r) for r in rows if r.why]
-    older = [md(sentence) for g in t.groups if (sentence := left_out(g))]
+    older = [md(sentence) for g in t.groups if (sentence := g.left_out)]
     points = "".join(f"- {line}\n" for line in dict.fromkeys([*sources, *reasons, *older]))
     return f"## {code(t.task)} {md(t.title)}\n\n{md(t.section)}\n\n{table}\n{points}"
 
@@ -309,7 +299,7 @@ def _sources(rows: Iterable[Row]) -> list[str]:
 
 def _reason(row: Row) -> str:
     where = f"{code(row.series.label)} at {code(row.group.profile)}"
-    return f"{label(row.word)}, {where}, {code(computed_by(row.series))}: {md(row.why)}"
+    return f"{label(row.word)}, {where}, {code(row.series.computed_by)}: {md(row.why)}"
 
 
 def _claims(claims: Sequence[ClaimRow]) -> str:

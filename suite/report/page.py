@@ -12,18 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
 from suite.report import curves, details, files, text
+from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
-from suite.report.tables import (
-    LEGEND,
-    UNFAVOURABLE,
-    ClaimRow,
-    Row,
-    TaskRow,
-    computed_by,
-    label,
-    left_out,
-    times,
-)
 from suite.store import Store
 
 if TYPE_CHECKING:
@@ -140,18 +130,12 @@ def _environment() -> "Environment":
         "ends": text.ends,
         "goal": text.goal,
         "count": text.count,
-        "duration": text.duration,
         "verdict": label,
-        "anchor": anchor,
-        "commit": files.commit,
         "peak_memory": files.peak_memory,
         "data": files.data,
-        "times": times,
-        "computed_by": computed_by,
         "searchable": searchable,
         "plural": text.plural,
     }
-    environment.tests["unfavourable"] = UNFAVOURABLE.__contains__
     return environment
 
 
@@ -166,7 +150,7 @@ def searchable(row: Row | ClaimRow) -> str:
     if isinstance(row, Row):
         parts += [
             row.series.label,
-            computed_by(row.series),
+            row.series.computed_by,
             row.metric or "",
             files.data(row.series),
         ]
@@ -210,7 +194,7 @@ def _task(
         ],
         figures=[f for f in figures if f.row.group.task == t.task],
         sources=_sources(t.groups, own),
-        older=[s for g in t.groups if (s := left_out(g))],
+        older=[g.left_out for g in t.groups if g.left_out],
     )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from suite.record import FINISHED, Record
+from suite.report.text import plural
 from suite.task import Claim, Target
 
 STEPS_TO_TARGET = "steps_to_target"
@@ -37,6 +38,11 @@ class Series:
     def device(self) -> str:
         """What computed: ``cpu`` or ``gpu``."""
         return device_of(self.any)
+
+    @property
+    def computed_by(self) -> str:
+        """The implementation and the device."""
+        return f"{self.any.impl}, {self.device}"
 
     @property
     def overrides(self) -> str:
@@ -150,6 +156,16 @@ class Group:
     def claims(self) -> tuple[Claim, ...]:
         """The comparisons that the task's file states for this profile."""
         return tuple(c for c in claims_of(self.newest) if self.profile in c.profiles)
+
+    @property
+    def left_out(self) -> str:
+        """The sentence on records of earlier versions; empty where there are none."""
+        if not self.older:
+            return ""
+        versions = plural(self.older_versions, "earlier version")
+        return (
+            f"{self.profile}: {plural(self.older, 'record')} of {versions} of this task left out."
+        )
 
     @property
     def metric(self) -> str | None:

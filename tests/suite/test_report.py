@@ -157,9 +157,7 @@ def test_implementations_devices_and_overrides_are_series_of_their_own():
         make_record(extra={"overrides": {"lr": 0.1}}),
         make_record(extra={"stop_at_target": True}),
     ]
-    assert [
-        (r.series.label, tables.computed_by(r.series)) for r in tables.derive(records).rows
-    ] == [
+    assert [(r.series.label, r.series.computed_by) for r in tables.derive(records).rows] == [
         ("fixed", "torch, cpu"),
         ("fixed", "triton, cpu"),
         ("fixed", "triton, gpu"),
