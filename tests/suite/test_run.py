@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import multiprocessing
 import os
 import signal
 
@@ -149,6 +150,25 @@ def test_a_saved_and_resumed_run_ends_in_the_same_bytes(toy, tmp_path, after):
     assert {k: v for k, v in resumed.train.curve.items() if k != "train_s"} == kept
     assert resumed.clock.recovery_s > 0
     assert store.fs.glob(store.path("checkpoints/*")) == []
+
+
+def _run_to_death(spec, uri):
+    run.execute(spec, store=Store(uri), save_every_s=0.0)
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_run_killed_at_once_and_run_again_ends_in_the_same_bytes(toy, tmp_path, at):
+    whole = run.execute(toy()[0])
+    sign = {"fault_at": at, "sign": str(tmp_path / "sign")}
+    spec, uri = toy("kill_once", overrides=sign)[0], str(tmp_path / "store")
+    child = multiprocessing.get_context("spawn").Process(target=_run_to_death, args=(spec, uri))
+    child.start()
+    child.join(120)
+    assert child.exitcode == -signal.SIGKILL
+    again = run.execute(spec, store=Store(uri))
+    assert again.train.params_sha256 == whole.train.params_sha256
+    assert again.train.final["mean"] == whole.train.final["mean"]
+    assert (again.clock.recovery_s > 0) == (at > 1)
 
 
 def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(toy):

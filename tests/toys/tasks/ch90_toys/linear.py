@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from suite.task import Claim, Target, Task
 
 
+FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait")
+
+
 @dataclass(frozen=True)
 class Config:
     lr: float = 0.05
@@ -33,6 +36,9 @@ def fail(fault: str, sign: str) -> float:
         Path(sign).touch()
         time.sleep(3.0 * first)
         return 0.0
+    if fault == "kill_once" and not Path(sign).exists():
+        Path(sign).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if fault == "raise":
         raise RuntimeError("planted")
     if fault == "memory":
@@ -46,7 +52,7 @@ def fail(fault: str, sign: str) -> float:
         time.sleep(600)
     if fault == "exit":
         os._exit(7)
-    return float("nan")
+    return float("nan") if fault == "nan" else 0.0
 
 
 def run(cfg, ctx):
@@ -85,10 +91,7 @@ TASK = Task(
     variants={
         "quick": {},
         "slow": {"lr": 1e-4},
-        **{
-            f: {"fault": f}
-            for f in ("raise", "memory", "kill", "segfault", "hang", "exit", "nan", "wait")
-        },
+        **{fault: {"fault": fault} for fault in FAULTS},
     },
     targets={
         p: {"quick": Target("accuracy", 0.8, "max", "a toy's own bound")}
