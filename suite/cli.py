@@ -51,6 +51,7 @@ Fresh = Annotated[
 ]
 Timeout = Annotated[float | None, typer.Option(help="Seconds a run may take.", min=0.001)]
 DEFAULT_STORE = "runs"
+PUBLISHED = Path(__file__).parent.parent / "results"
 
 
 def main() -> None:
@@ -120,20 +121,21 @@ def show(
         for claim in t.claims:
             if profile in claim.profiles:
                 print(f"  claim: {claim.text} ({claim.source})")
-        print(f"  time: {walls.get(profile) or f'no run measured yet in store {store!r}'}")
+        print(f"  time: {walls.get(profile, 'no run measured yet')}")
 
 
 def _walls(uri: str, name: str) -> dict[str, str]:
-    """Profile -> the median wall time of the runs in a store, as a sentence."""
+    """Profile -> the median wall time of the runs in a store and of the published ones."""
     import statistics
 
     from suite.progress import duration
     from suite.store import Store
 
     walls: dict[str, dict[str, list[float]]] = {}
-    for record in Store(uri).scan(f"{name}/*.json"):
-        by_variant = walls.setdefault(record.task.profile, {})
-        by_variant.setdefault(record.variant, []).append(record.clock.wall_s)
+    for store in (uri, str(PUBLISHED)):
+        for record in Store(store).scan(f"{name}/*.json"):
+            by_variant = walls.setdefault(record.task.profile, {})
+            by_variant.setdefault(record.variant, []).append(record.clock.wall_s)
     return {
         profile: "median of measured runs: "
         + ", ".join(f"{v} {duration(statistics.median(w))}" for v, w in sorted(found.items()))

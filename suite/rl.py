@@ -68,7 +68,7 @@ def gae(
         shapes = [tuple(x.shape) for x in given]
         raise ValueError(f"gae takes five tensors of one shape, got {shapes}")
     delta_TN = reward_TN + gamma * next_value_TN * ~terminated_TN - value_TN
-    carry_TN = gamma * lam * ~(terminated_TN | truncated_TN)
+    carry_TN = gamma * lam * (~(terminated_TN | truncated_TN)).to(delta_TN)
     advantage_TN, running_N = torch.empty_like(delta_TN), torch.zeros_like(delta_TN[0])
     for t in reversed(range(len(delta_TN))):
         running_N = advantage_TN[t] = delta_TN[t] + carry_TN[t] * running_N

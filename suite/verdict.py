@@ -89,6 +89,10 @@ class _Claim(Protocol):
     @property
     def metric(self) -> str: ...
     @property
+    def left(self) -> str: ...
+    @property
+    def right(self) -> str | float: ...
+    @property
     def mode(self) -> str: ...
     @property
     def margin(self) -> float: ...
@@ -258,15 +262,14 @@ def _decide(
     p: float, p_against: float, short: bool, evidence: str, claim: _Claim
 ) -> tuple[str, str]:
     """Verdict of a comparison from its two one-sided tests."""
-    said = f"the left {'above' if claim.mode == 'max' else 'below'} the right"
-    if claim.margin:
-        said += f" by more than {claim.margin:.6g}"
+    margin = f" {claim.margin:.6g}" if claim.margin else ""
+    said = f"{claim.left}{margin} {'above' if claim.mode == 'max' else 'below'} {claim.right}"
     if p <= ALPHA:
         return REPRODUCED, f"{evidence} shows {said} (p = {p:.2g})"
     if p_against <= ALPHA:
         return CONTRADICTED, f"{evidence} excludes {said} (p = {p_against:.2g})"
     if short:
-        return NOT_REPRODUCED, f"{evidence} falls short of {said} but does not exclude it"
+        return NOT_REPRODUCED, f"{evidence} speaks against {said} but does not exclude it"
     return INCONCLUSIVE, f"{evidence} does not prove {said} (p = {p:.2g})"
 
 

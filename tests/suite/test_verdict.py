@@ -33,6 +33,8 @@ class Target:
     mode: str = "max"
     tolerance: float = 0.0
     metric: str = "accuracy"
+    left: str = "left"
+    right: str = "right"
     source: str = "a test"
 
 
@@ -42,6 +44,8 @@ class Claim:
     margin: float = 0.0
     ordered: bool = False
     metric: str = "accuracy"
+    left: str = "left"
+    right: str = "right"
 
 
 number = st.floats(-100, 100).map(lambda v: round(v, 3))
