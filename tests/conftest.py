@@ -8,9 +8,11 @@ ROOT = Path(__file__).parent.parent
 TOYS = Path(__file__).parent / "toys"
 
 # Before anything imports ``tasks``: its path is fixed at the first import, and workers inherit it.
-sys.path.insert(1, str(TOYS))
+# The project comes first: its ``tasks`` package is the one that looks for others.
+sys.path.insert(0, str(ROOT))
+sys.path.append(str(TOYS))
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(TOYS), os.environ.get("PYTHONPATH", "")])
+    filter(None, [str(ROOT), str(TOYS), os.environ.get("PYTHONPATH", "")])
 )
 
 # Several test processes share the cores: threads that spin while they wait would starve them.

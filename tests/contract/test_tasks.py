@@ -97,7 +97,7 @@ def test_profiles_and_variants_touch_different_fields(name):
         t.configure(profile, variant)
 
 
-@pytest.mark.parametrize(("name", "variant"), _variants())
+@pytest.mark.parametrize(("name", "variant"), [*_variants()])
 def test_every_variant_runs_under_smoke(name, variant):
     record = _smoke(name, variant)
     assert record.status in ("ok", "target_missed"), record.status_detail
@@ -122,7 +122,7 @@ def test_a_task_draws(name):
     assert any(drawn)
 
 
-@pytest.mark.parametrize(("name", "variant"), _variants())
+@pytest.mark.parametrize(("name", "variant"), [*_variants()])
 def test_the_same_seed_gives_the_same_numbers(name, variant):
     t = task.find(name)
     if variant in t.nondeterministic:
