@@ -1,0 +1,13 @@
+"""Chapter 5: implementing neural networks in PyTorch.
+
+| section | task |
+|---|---|
+| Introduction to PyTorch; Installing PyTorch | prose, nothing to run |
+| PyTorch Tensors; Tensor Init, Attributes and Operations | not covered yet |
+| Gradients in PyTorch | not covered yet |
+| The PyTorch nn Module | `mnist_mlp` builds its classifier from it |
+| PyTorch Datasets and Dataloaders | not covered yet |
+| Building the MNIST Classifier in PyTorch | `mnist_mlp` |
+"""
+
+HEADLINE = "mnist_mlp"

@@ -1,0 +1,15 @@
+"""Chapter 11: methods in interpretability.
+
+| section | task |
+|---|---|
+| Overview | prose, nothing to run |
+| Decision Trees and Tree-Based Algorithms | not covered yet |
+| Linear Regression | not covered yet |
+| Methods for Evaluating Feature Importance: Permutation Feature Importance | not covered yet |
+| Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
+| Extractive Rationalization | not covered yet |
+| LIME | not covered yet |
+| SHAP | `shap` |
+"""
+
+HEADLINE = "shap"
