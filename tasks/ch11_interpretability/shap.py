@@ -33,7 +33,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from suite.task import Claim, Target, Task
+from suite.task import Target, Task
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 ROWS_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 20}

@@ -233,7 +233,12 @@ class DNC(nn.Module):
     def unroll(self, x_BTX: torch.Tensor) -> tuple[torch.Tensor, list[tuple[State, Interface]]]:
         """Logits_BTY, and what the memory held and was told after each time step."""
         B = len(x_BTX)
-        state, words_BD, seen, trace = self.blank(B), x_BTX.new_zeros(B, self.read_heads * self.word), [], []
+        state, words_BD, seen, trace = (
+            self.blank(B),
+            x_BTX.new_zeros(B, self.read_heads * self.word),
+            [],
+            [],
+        )
         hidden = None
         for x_BX in x_BTX.unbind(1):
             hidden = self.controller(torch.cat((x_BX, words_BD), 1), hidden)

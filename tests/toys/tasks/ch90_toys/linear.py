@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from suite.task import Claim, Target, Task
 
-
 FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait")
 
 
