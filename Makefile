@@ -40,7 +40,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 check: lint test
-	$(SUITE) report --check --store results
+	$(SUITE) report --store results --into README.md --check
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/bench --benchmark-only -n 0

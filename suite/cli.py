@@ -225,18 +225,30 @@ def report(
         bool, typer.Option(help="Write nothing; fail when a table does not re-derive.")
     ] = False,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="A Markdown file to put the overview into, between its markers."),
+    ] = None,
 ) -> int:
     """Write tables, curves and the page of a store, or check them."""
     from suite import report as reporting
     from suite.store import Store
 
+    if into is not None:
+        text, folder = into.read_text(), Path(store).resolve() / "tables"
+        prefix = f"{folder.relative_to(into.resolve().parent)}/"
+        fresh = reporting.embedded(text, reporting.build(Store(store)), prefix)
     if check:
         problems = reporting.check(Store(store))
+        if into is not None and text != fresh:
+            problems.append(f"{into}: its overview does not match; type suite report --into {into}")
         for problem in problems:
             _say(problem)
         print("every table re-derives from its records" if not problems else "the check failed")
         return int(bool(problems))
     contradicted = _write_report(store, None)
+    if into is not None:
+        into.write_text(fresh)
     if open_:
         import webbrowser
 

@@ -23,10 +23,11 @@ from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
 
-__all__ = ["Line", "Report", "Tables", "build", "check", "summary", "write"]
+__all__ = ["Line", "Report", "Tables", "build", "check", "embedded", "summary", "write"]
 
 PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
 TABLE_NAME = re.compile(r"(ch\d\d|claims|index)\.(md|csv)")
 
@@ -137,6 +138,27 @@ def check(store: Store, out: str | Path | None = None) -> list[str]:
         how = "missing" if page is None else "changed after it was written"
         problems.append(f"{PAGE}: {how}")
     return problems
+
+
+def embedded(text: str, report: Report, prefix: str) -> str:
+    """A document with the overview between its two marker lines brought up to date.
+
+    Args:
+        text: a Markdown document with the lines ``<!-- results:begin -->`` and ``results:end``.
+        report: whose overview to put there.
+        prefix: from the document to the store's tables, such as ``results/tables/``.
+
+    Raises:
+        ValueError: the document has no such markers.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"no {BEGIN} and {END} to put the overview between")
+    lines = report.files["tables/index.md"].split("\n")
+    table = itertools.takewhile(bool, itertools.dropwhile(lambda x: not x.startswith("|"), lines))
+    linked = re.sub(r"\]\((ch\d\d\.md)", rf"]({prefix}\1", "\n".join(table))
+    return f"{before}{BEGIN}\n{linked}\n{END}{after}"
 
 
 def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
