@@ -14,7 +14,10 @@ OURS = [n for n in task.names() if task.source_path(n).is_relative_to(ROOT / "ta
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_task_is_one_readable_file(name):
-    assert len(task.source_path(name).read_text().splitlines()) <= 300
+    """Of code: what the docstring explains and TASK declares may be as long as it must."""
+    text = task.source_path(name).read_text()
+    code = text.split('"""', 2)[2].partition("\nTASK = ")[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 300
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -257,7 +257,7 @@ def run(cfg: Config, ctx: Any) -> Any:
     d: list[float] = []
     e: list[float] = []
     history: list[Any] = []
-    ctx.keep(v=v_N, d=d, e=e, history=history)
+    start = ctx.keep(v=v_N, d=d, e=e, history=history)
 
     def qr_scores() -> dict[str, float]:
         return {
@@ -288,13 +288,18 @@ def run(cfg: Config, ctx: Any) -> Any:
         ctx.figure("deflation", lambda: draw_deflation(history))
     else:
         found_N, V_NN = getattr(torch.linalg, cfg.method)(A_NN)
-        yield lapack_scores
+        if not start:
+            yield lapack_scores
         if cfg.method == "eig":
             ctx.figure("spectrum", lambda: draw_spectrum(found_N.cpu(), planted_N))
 
 
 METHODS = ("qr", "power", "power_close", "eigh", "eig")
-CONTRACT = "this project's contract for the section, for an exactly known spectrum"
+CONTRACT = (
+    "this project's contract for the section; 20 seeds from 1000 have at most 1.5e-10 at n = 200, "
+    "and the iterations are still short of 1e-6 half-way"
+)
+SINGLE = "this project's contract for the section; float32, n = 4096, seed 1000: at most 5.2e-5"
 
 TASK = Task(
     config=Config(),
@@ -315,7 +320,7 @@ TASK = Task(
     targets={
         "smoke": {m: Target("eigenvalue_error", 1e-6, "min", CONTRACT) for m in METHODS},
         "laptop": {m: Target("eigenvalue_error", 1e-6, "min", CONTRACT) for m in METHODS},
-        "paper": {m: Target("eigenvalue_error", 1e-4, "min", CONTRACT) for m in METHODS},
+        "paper": {m: Target("eigenvalue_error", 1e-4, "min", SINGLE) for m in METHODS},
     },
     claims=(
         Claim(

@@ -23,6 +23,7 @@ Shapes: N explained instances, B background rows, C coalitions, D features, E = 
 M nodes, P permutations, R rows, T trees.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from suite.task import Target, Task
+from suite.task import Claim, Target, Task
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 ROWS_AT_ONCE = {"cpu": 1 << 13, "cuda": 1 << 20}
@@ -53,7 +54,7 @@ class Config:
     trees: int = 20
     depth: int = 5
     pairs: int = 2
-    rows: int = 20
+    rows: int = 60
 
 
 class Net(nn.Module):
@@ -312,39 +313,43 @@ def run(cfg: Config, ctx: Any) -> Any:
     ends_N2 = v(all_CD[[0, -1]])
     accuracy = ((model(test_RD) > 0.5) == (y_test_R == 0)).double().mean()
     sampled = cfg.method in ("kernel", "permutation")
-    truth_ND = exact(v(all_CD), all_CD) if sampled else torch.zeros_like(x_ND)
-    mask_NCD = (drawn(N, d)[:, : cfg.rows * every] if sampled else all_CD[None]).to(ctx.device)
+    truth_ND = exact(v(all_CD), all_CD) if sampled else None
+    kernel_NCD = drawn(N, d)[:, : cfg.rows * every] if cfg.method == "kernel" else all_CD[None]
+    mask_NCD = kernel_NCD.to(ctx.device)
     v_NC = torch.zeros(N, mask_NCD.shape[1]).to(x_ND)
-    total_ND, history = torch.zeros_like(x_ND), []
-    start = ctx.keep(model=model, worth=v_NC, total=total_ND, history=history)
+    total_ND, phi_ND = torch.zeros_like(x_ND), torch.zeros_like(x_ND)
+    history: list[Any] = []
+    start = ctx.keep(model=model, worth=v_NC, total=total_ND, phi=phi_ND, history=history)
 
-    def scores(step: int, phi_ND: torch.Tensor, truth_ND: torch.Tensor) -> dict[str, Any]:
-        error = float((phi_ND - truth_ND).abs().max() / (truth_ND.max() - truth_ND.min()))
+    def yardstick() -> torch.Tensor:
+        if cfg.method == "exact":
+            return regress(all_CD[None, 1:-1], v_NC[:, 1:-1], ends_N2)
+        return exact(v(all_CD), all_CD) if truth_ND is None else truth_ND
+
+    def scores(step: int) -> dict[str, Any]:
+        true_ND = yardstick()
+        error = float((phi_ND - true_ND).abs().max() / (true_ND.max() - true_ND.min()))
         gap = (phi_ND.sum(1) - ends_N2.diff(dim=1)[:, 0]).abs().max()
         history.append([step, error])
         return {"step": step, "error": error, "efficiency_gap": gap, "model_accuracy": accuracy}
 
     yield
-    if cfg.method == "exact":
-        v_NC = v(all_CD)
-        phi_ND = exact(v_NC, all_CD)
-        inner_1CD, inner_NC = all_CD[None, 1:-1], v_NC[:, 1:-1]
-        yield lambda: scores(len(all_CD), phi_ND, regress(inner_1CD, inner_NC, ends_N2))
-    elif cfg.method == "tree":
-        phi_ND = tree_shap(model.leaves(d), x_ND, background_BD)
-        yield lambda: scores(1, phi_ND, exact(v(all_CD), all_CD))
-    for row in range(start, cfg.rows if sampled else 0):
+    for row in range(start, cfg.rows if sampled else 1):
         done = (row + 1) * every
         if cfg.method == "kernel":
-            done = min(done, v_NC.shape[1])
-            new = slice(row * every, done)
+            done, new = min(done, v_NC.shape[1]), slice(row * every, done)
             v_NC[:, new] = v(mask_NCD[:, new])
-            phi_ND = regress(mask_NCD[:, :done], v_NC[:, :done], ends_N2)
-        else:
+            phi_ND[:] = regress(mask_NCD[:, :done], v_NC[:, :done], ends_N2)
+        elif cfg.method == "permutation":
             rank_NPD = torch.rand(N, cfg.pairs, d).argsort(2).to(ctx.device)
             total_ND += permuted(v, torch.cat([rank_NPD, d - 1 - rank_NPD], 1), ends_N2)
-            phi_ND = total_ND / (row + 1)
-        yield lambda done=done, phi_ND=phi_ND: scores(done, phi_ND, truth_ND)
+            phi_ND[:] = total_ND / (row + 1)
+        elif cfg.method == "exact":
+            done, v_NC[:] = len(all_CD), v(all_CD)
+            phi_ND[:] = exact(v_NC, all_CD)
+        else:
+            done, phi_ND[:] = 1, tree_shap(model.leaves(d), x_ND, background_BD)
+        yield functools.partial(scores, done)
     if sampled:
         ctx.figure("accuracy", lambda: draw_accuracy(history, phi_ND, truth_ND, cfg.method))
     else:
@@ -353,6 +358,10 @@ def run(cfg: Config, ctx: Any) -> Any:
 
 
 CONTRACT = "this project's contract for the section"
+EXACT = {
+    "exact": Target("efficiency_gap", 1e-6, "min", CONTRACT),
+    "tree": Target("error", 1e-5, "min", CONTRACT),
+}
 
 TASK = Task(
     config=Config(),
@@ -372,12 +381,37 @@ TASK = Task(
     targets={
         "smoke": {
             "kernel": Target("error", 1e-6, "min", "theory: exact with all 30 coalitions drawn"),
+            **EXACT,
         },
         "laptop": {
-            "kernel": Target("error", 0.02, "min", CONTRACT),
+            "kernel": Target(
+                "error",
+                0.02,
+                "min",
+                f"{CONTRACT}; the budget is calibrated: after 720 of 1,022 coalitions 20 seeds "
+                "from 1000 have at most .016, after 360 at least .0227",
+            ),
+            **EXACT,
         },
         "paper": {
-            "kernel": Target("error", 0.02, "min", CONTRACT),
+            "kernel": Target(
+                "error",
+                0.02,
+                "min",
+                f"{CONTRACT}; after 3,600 of 65,534 coalitions 6 seeds from 1000 have at most "
+                ".0134; they pass .02 between 840 and 2,640: half the budget is enough for some",
+            ),
+            **EXACT,
         },
     },
+    claims=(
+        Claim(
+            "Kernel SHAP is more accurate than sampled permutations after equally many evaluations",
+            metric="error",
+            left="kernel",
+            right="permutation",
+            mode="min",
+            source="Lundberg and Lee (2017), section 5.1; as commonly quoted, not re-checked",
+        ),
+    ),
 )

@@ -79,8 +79,17 @@ def test_run_then_report_then_check(tmp_path):
     assert "index.html" in report.stdout
     assert suite("report", "--check", "--store", tmp_path).returncode == 0
 
-    [record, *_] = sorted(tmp_path.glob("records/*/*.json"))
-    record.write_text(record.read_text().replace('"seed": 0', '"seed": 9'))
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results:begin -->\nstale\n<!-- results:end -->\nafter\n")
+    into = ["report", "--store", tmp_path, "--into", readme]
+    assert suite(*into, "--check").returncode == 1
+    assert suite(*into).returncode == 0
+    assert suite(*into, "--check").returncode == 0
+    assert "(tables/ch90.md)" in readme.read_text()
+    assert "stale" not in readme.read_text()
+
+    record = next(tmp_path.glob("records/*/*.json"))
+    record.write_text(record.read_text().replace('"attempt": 1', '"attempt": 2'))
     checked = suite("report", "--check", "--store", tmp_path)
     assert checked.returncode == 1
     assert record.name in checked.stderr

@@ -175,8 +175,7 @@ def test_tree_shap_is_exact_on_random_trees(d, depth, seed):
     tree = DecisionTreeRegressor(max_depth=depth, random_state=seed % 2**31)
     forest = forest_of([tree.fit(x, random.standard_normal(60))])
     x_ND, background_BD = torch.as_tensor(x[:6]), torch.as_tensor(x[20:33])
-    mask_CD = task.coalitions(d)
-    truth = task.exact(task.worth(forest, x_ND, background_BD, mask_CD), mask_CD)
+    truth = exactly(forest, x_ND, background_BD)
     found = task.tree_shap(forest.leaves(d), x_ND, background_BD)
     torch.testing.assert_close(found, truth, atol=1e-12, rtol=1e-12)
 
@@ -199,6 +198,15 @@ def test_a_forest_as_tables_gives_scikit_learns_probabilities(monkeypatch):
     )
 
 
+def exactly(model, x_ND, background_BD):
+    mask_CD = task.coalitions(x_ND.shape[1])
+    return task.exact(task.worth(model, x_ND, background_BD, mask_CD), mask_CD)
+
+
+def as_numpy(model, rows):
+    return model(torch.as_tensor(rows)).numpy()
+
+
 @pytest.fixture(scope="module")
 def oracle():
     """The package of the method's authors; its imports warn of their own accord."""
@@ -207,21 +215,21 @@ def oracle():
         return pytest.importorskip("shap")
 
 
+@pytest.mark.slow  # its explainer is compiled by numba first
 @pytest.mark.filterwarnings("ignore")
-def test_agreement_with_the_exact_and_kernel_explainers_of_shap(oracle, net):
+def test_agreement_with_the_exact_explainer_of_shap(oracle, net):
     model, x_ND, background_BD = net
-    mask_CD = task.coalitions(5)
-    phi_ND = task.exact(task.worth(model, x_ND, background_BD, mask_CD), mask_CD)
-
-    def f(rows):
-        return model(torch.as_tensor(rows)).numpy()
-
     masker = oracle.maskers.Independent(background_BD.numpy(), max_samples=100)
-    theirs = oracle.explainers.ExactExplainer(f, masker)(x_ND.numpy()).values
-    np.testing.assert_allclose(phi_ND, theirs, atol=1e-6)
-    kernel = oracle.KernelExplainer(f, background_BD.numpy())
-    theirs = kernel.shap_values(x_ND.numpy(), nsamples=2**5, l1_reg=False, silent=True)
-    np.testing.assert_allclose(phi_ND, theirs, atol=1e-6)
+    theirs = oracle.explainers.ExactExplainer(lambda rows: as_numpy(model, rows), masker)
+    np.testing.assert_allclose(exactly(*net), theirs(x_ND.numpy()).values, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_agreement_with_the_kernel_explainer_of_shap(oracle, net):
+    model, x_ND, background_BD = net
+    theirs = oracle.KernelExplainer(lambda rows: as_numpy(model, rows), background_BD.numpy())
+    values = theirs.shap_values(x_ND.numpy(), nsamples=2**5, l1_reg=False, silent=True)
+    np.testing.assert_allclose(exactly(*net), values, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
