@@ -46,7 +46,11 @@ class TargetInfo(_Part):
 
 
 class TaskInfo(_Part):
-    """Which experiment, in which version."""
+    """Which experiment, in which version.
+
+    ``timed_to`` is the target whose crossing is timed: that of the variant, or where it has none
+    that of the variant it is compared with.
+    """
 
     id: str
     version: str
@@ -55,6 +59,7 @@ class TaskInfo(_Part):
     chapter: int
     section: str
     target: TargetInfo | None
+    timed_to: TargetInfo | None = None
     budget: dict[str, float] = Field(default_factory=dict)
     eval_grid: str = "fixed in steps by the task"
 

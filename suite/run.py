@@ -177,7 +177,7 @@ def measure(
     ctx: Context,
     trace: Trace,
     *,
-    target: task.Target | None = None,
+    timed_to: task.Target | None = None,
     stop_at_target: bool = False,
     save: Callable[[], None] | None = None,
 ) -> Generator[dict[str, float]]:
@@ -207,7 +207,7 @@ def measure(
             trace.yields += 1
             yield row
             _refuse_not_finite(row)
-            if stop_at_target and target and crossing(trace.rows, target):
+            if stop_at_target and timed_to and crossing(trace.rows, timed_to):
                 return
             if save and (trace.stop_requested or trace.save_due()):
                 save()
@@ -326,6 +326,7 @@ def execute(
         trace.rows, trace.yields = snapshot["rows"], snapshot["yields"]
         ctx.stopwatch.spent = dict(snapshot["spent"])
     target = t.target(spec.profile, spec.variant)
+    timed_to = t.timed_to(spec.profile, spec.variant)
 
     def save() -> None:
         if store is not None and ctx.kept:
@@ -336,7 +337,7 @@ def execute(
     with _stop_signals(trace):
         try:
             rows = measure(
-                t, cfg, ctx, trace, target=target, stop_at_target=spec.stop_at_target, save=save
+                t, cfg, ctx, trace, timed_to=timed_to, stop_at_target=spec.stop_at_target, save=save
             )
             with contextlib.closing(rows):
                 for row in rows:
@@ -350,7 +351,8 @@ def execute(
             status, detail = _failure(error)
     if store is not None and log is not None and (printed := log.read_bytes()):
         ctx.artifacts.append(store.put_artifact("log.txt", printed))
-    record = _finish(spec, draft, ctx, trace, target, status, detail)
+    outcome = _outcome(ctx, trace, target, timed_to)
+    record = _finish(spec, draft, ctx, trace, outcome, status, detail)
     if store is not None and store.shared:
         store.put(record)
         store.delete(_snapshot_name(spec))
@@ -424,7 +426,6 @@ def _envelope(
 ) -> dict[str, Any]:
     """What is known of a run before it starts, as a record's fields."""
     resolved = dataclasses.asdict(cfg)
-    target = t.target(spec.profile, spec.variant)
     info = TaskInfo(
         id=spec.task,
         version=spec.version,
@@ -432,14 +433,8 @@ def _envelope(
         profile=spec.profile,
         chapter=int(spec.task[2:4]),
         section="; ".join(t.sections),
-        target=target
-        and TargetInfo(
-            metric=target.metric,
-            op=target.mode,  # type: ignore[arg-type]
-            value=target.value,
-            tolerance=target.tolerance,
-            source=target.source,
-        ),
+        target=_target_info(t.target(spec.profile, spec.variant)),
+        timed_to=_target_info(t.timed_to(spec.profile, spec.variant)),
     )
     on_cpu = spec.device == "cpu"
     loose = "none" if spec.variant in t.nondeterministic else "seeded"
@@ -470,17 +465,28 @@ def _envelope(
     }
 
 
+def _target_info(target: task.Target | None) -> TargetInfo | None:
+    if target is None:
+        return None
+    return TargetInfo(
+        metric=target.metric,
+        op=target.mode,  # type: ignore[arg-type]
+        value=target.value,
+        tolerance=target.tolerance,
+        source=target.source,
+    )
+
+
 def _finish(
     spec: Spec,
     draft: dict[str, Any],
     ctx: Context,
     trace: Trace,
-    target: task.Target | None,
+    outcome: Train,
     status: str,
     detail: str,
 ) -> Record:
     """The record of a run that ended by itself."""
-    outcome = _outcome(ctx, trace, target)
     clock = ctx.stopwatch.read()
     if status == "ok" and not trace.rows:
         status, detail = "crashed", "the task yielded nothing"
@@ -510,7 +516,9 @@ def _finish(
     )
 
 
-def _outcome(ctx: Context, trace: Trace, target: task.Target | None) -> Train:
+def _outcome(
+    ctx: Context, trace: Trace, target: task.Target | None, timed_to: task.Target | None
+) -> Train:
     rows = trace.rows
     names = list(dict.fromkeys(k for r in rows for k in r))
     columns = {n: [_finite(r.get(n)) for r in rows] for n in names}
@@ -519,7 +527,7 @@ def _outcome(ctx: Context, trace: Trace, target: task.Target | None) -> Train:
         values = [v for v in columns[name] if v is not None]
         if values and name != "train_s":
             final[name] = Final(value=values[-1], n=len(values))
-    cross = crossing(rows, target) if target and target.mode != "near" else None
+    cross = crossing(rows, timed_to) if timed_to else None
     metric = target.metric if target else ""
     reached = metric in final and target.reached({metric: final[metric].value}) if target else None
     values = [v for v in columns.get(metric, []) if v is not None]
@@ -527,7 +535,7 @@ def _outcome(ctx: Context, trace: Trace, target: task.Target | None) -> Train:
     params_sha256, n_params = checkpoint.digest(ctx.kept)
     return Train(
         reached=reached,
-        censored=target is not None and cross is None,
+        censored=timed_to is not None and cross is None,
         steps=int(final["step"].value) if "step" in final else len(rows),
         samples=int(final["samples"].value) if "samples" in final else None,
         train_to_target_s=at["train_s"] if at else None,

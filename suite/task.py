@@ -172,6 +172,20 @@ class Task:
         """The target of a variant under a profile, or None."""
         return self.targets.get(profile, {}).get(variant)
 
+    def timed_to(self, profile: str, variant: str) -> Target | None:
+        """The target whose crossing is timed: the variant's own, or the one it is compared at.
+
+        A variant without a target of its own may stand on one side of a claim on
+        ``steps_to_target``; it is then timed to the target of the other side.
+        """
+        target = self.target(profile, variant)
+        for claim in self.claims:
+            if target is None and claim.ordered and profile in claim.profiles:
+                sides = {claim.left: claim.right, claim.right: claim.left}
+                other = sides.get(variant)
+                target = self.target(profile, other) if isinstance(other, str) else None
+        return None if target is None or target.mode == "near" else target
+
     def judged(self, profile: str) -> list[str]:
         """The variants that some target or claim of this profile needs, in declared order."""
         needed = set(self.targets.get(profile, {}))

@@ -149,7 +149,7 @@ class Row:
     def to_target_s(self) -> float | None:
         """Training time to target, the median over the seeds that reached it."""
         found = [(r.train.train_to_target_s if r.train else None) for r in self.series.finished]
-        return self.series.median(found) if self.target and self.target.mode != "near" else None
+        return self.series.median(found)
 
     @property
     def train_s(self) -> float | None:

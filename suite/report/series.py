@@ -283,8 +283,7 @@ def _has_value(record: Record) -> bool:
 
 
 def _ran_to_its_budget(record: Record) -> bool:
-    target = record.task.target
-    return target is not None and target.op != "near" and record.status in FINISHED
+    return record.task.timed_to is not None and record.status in FINISHED
 
 
 def _steps(record: Record) -> float | None:

@@ -1,8 +1,12 @@
-"""Chapter 10, generative models.
+"""Chapter 10: generative models.
 
-- Variational Autoencoders; Implementing a VAE: `vae`.
-- Generative Adversarial Networks: not covered yet.
-- Score-Based Generative Models; Denoising Autoencoders and Score Matching: not covered yet.
+| section | task |
+|---|---|
+| Generative Adversarial Networks | not covered yet |
+| Variational Autoencoders; Implementing a VAE | `vae` |
+| Score-Based Generative Models | not covered yet |
+| Denoising Autoencoders and Score Matching | not covered yet |
+| Summary | prose, nothing to run |
 """
 
 HEADLINE = "vae"

@@ -127,8 +127,9 @@ def train_step(
 
 def curves(ax: Any, values_ST: torch.Tensor, names: str, colours: tuple[str, ...]) -> None:
     """Lines over time steps, values from 0 to 1."""
+    style = {"markersize": 3.5, "linewidth": 1.2}
     for value_T, name, colour, mark in zip(values_ST, names.split(), colours, "osv", strict=True):
-        ax.plot(value_T.numpy(), color=colour, marker=mark, markersize=3.5, linewidth=1.2, label=name)
+        ax.plot(value_T.numpy(), color=colour, marker=mark, label=name, **style)
     ax.set_ylim(-0.05, 1.05)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
 
@@ -212,14 +213,19 @@ def run(cfg: Config, ctx: Any) -> Any:
 SECTION = "book, chapter 12, and Graves et al., Nature 2016: said in words, without a number"
 SAMIR = "README of Mostafa-Samir/DNC-tensorflow, by the book's contributor: the DNC generalises"
 LONGER = "NTM paper, section 4.1, as restated in the README of ajithcodesit/lstm_copy_task"
-SMOKE = "SMOKESOURCE calibrated"
-LAPTOP = "LAPTOPSOURCE calibrated"
+LISTING = "section 'Implementing the DNC in PyTorch': the listing adds V to V, not to V transposed"
+SMOKE = (
+    "calibrated: 20 seeds from 1000, worst 0.88 of the 3 bits that guessing gets wrong; at least "
+    "0.88 after half of the steps"
+)
+LAPTOP = (
+    "this project's contract for 2,000 iterations; 5 of 5 seeds from 1000 end at 0 and pass it "
+    "after 300 to 600. A quarter of the budget suffices for most: the claims judge the speed"
+)
 PAPER = (
     "not run yet; loudinthecloud/pytorch-ntm's README: lengths 1 to 20 converge in under 30,000 "
     "iterations with an NTM, which the DNC should not fall short of"
 )
-TWICE = "calibrated"
-OFTEN = "NTMNOTE"
 STEPS = "steps_to_target"
 
 TASK = Task(
@@ -275,23 +281,65 @@ TASK = Task(
         Claim(
             "the DNC copies sequences twice as long as any it was trained on",
             "bits_twice",
-            "dnc",
-            1.0,
-            "min",
-            SAMIR,
-            note=TWICE,
+            left="dnc",
+            right=1.0,
+            mode="min",
+            source=SAMIR,
+            note="At most 0.39 of the 30 bits that guessing gets wrong, 5 seeds from 1000.",
         ),
-        Claim("the LSTM does not", "bits_twice", "dnc", "lstm", "min", LONGER),
-        Claim("the NTM does it less well", "bits_twice", "dnc", "ntm", "min", SECTION, note=OFTEN),
+        Claim(
+            "the LSTM does not",
+            "bits_twice",
+            left="dnc",
+            right="lstm",
+            mode="min",
+            margin=1.0,
+            source=LONGER,
+        ),
+        Claim(
+            "the NTM does it less well",
+            "bits_twice",
+            left="dnc",
+            right="ntm",
+            mode="min",
+            source=SECTION,
+            note="An NTM either finds the algorithm, and then copies twice the length with less "
+            "than a bit wrong, or it does not: 3 and 2 of 5 seeds from 1000.",
+        ),
         Claim(
             "without temporal links the order is lost beyond the trained lengths",
             "bits_twice",
-            "dnc",
-            "no_links",
-            "min",
-            SECTION,
+            left="dnc",
+            right="no_links",
+            mode="min",
+            margin=1.0,
+            source=SECTION,
         ),
-        Claim("the DNC learns sooner than the LSTM", STEPS, "dnc", "lstm", "min", SECTION),
-        Claim("the DNC learns sooner than the NTM", STEPS, "dnc", "ntm", "min", SECTION),
+        Claim(
+            "the DNC as listed, with its link matrix, does so too",
+            "bits_twice",
+            left="book_link",
+            right=1.0,
+            mode="min",
+            source=LISTING,
+            note="The listing's mistake does not show here: a copy writes each slot once and "
+            "wholly, and then 1 - 2 w_i and 1 - w_i - w_j leave the same links.",
+        ),
+        Claim(
+            "the DNC learns sooner than the LSTM",
+            STEPS,
+            left="dnc",
+            right="lstm",
+            mode="min",
+            source=SECTION,
+        ),
+        Claim(
+            "the DNC learns sooner than the NTM",
+            STEPS,
+            left="dnc",
+            right="ntm",
+            mode="min",
+            source=SECTION,
+        ),
     ),
 )

@@ -74,6 +74,7 @@ def make_record(
             "chapter": number,
             "section": f"Section of {task_id}",
             "target": goal,
+            "timed_to": goal if goal and goal["op"] != "near" else None,
         },
         "config": {"resolved": resolved, "sha256": digest(resolved)},
         "variant": variant,

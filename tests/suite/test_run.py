@@ -27,7 +27,7 @@ def _task(body, config=None, **kw):
 def _measure(body, *, target=None, stop=False, ctx=None, save=None):
     t, trace = _task(body), run.Trace()
     ctx = ctx or run.Context(torch.device("cpu"), 0)
-    list(run.measure(t, t.config, ctx, trace, target=target, stop_at_target=stop, save=save))
+    list(run.measure(t, t.config, ctx, trace, timed_to=target, stop_at_target=stop, save=save))
     return ctx, trace
 
 

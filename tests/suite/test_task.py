@@ -114,6 +114,23 @@ def test_judged_variants_are_those_of_targets_and_claims():
     assert task.find("ch90.linear").judged("laptop") == ["quick", "slow"]
 
 
+def test_a_variant_without_a_target_is_timed_to_that_of_the_variant_it_is_compared_with():
+    goal = Target("a", 0.9, "max", "s")
+    printed = Target("a", 0.9, "near", "s", tolerance=0.1)
+    toy = task.find("ch90.linear")
+    sooner = Claim("c", "steps_to_target", "quick", "slow", "min", "s", profiles=("laptop",))
+    later = Claim("c", "accuracy", "quick", "nan", "max", "s")
+    t = dataclasses.replace(
+        toy,
+        targets={"laptop": {"quick": goal, "crash": printed}, "paper": {"quick": goal}},
+        claims=(later, sooner),
+    )
+    assert t.timed_to("laptop", "quick") == t.timed_to("laptop", "slow") == goal
+    assert t.timed_to("paper", "slow") is None
+    assert t.timed_to("laptop", "nan") is None
+    assert t.timed_to("laptop", "crash") is None
+
+
 def test_version_ignores_words_and_layout():
     tree = ast.parse('"""Doc."""\n\n\ndef f():\n    """Doc."""\n    # why\n    return  1\n')
     other = ast.parse("def f(): return 1")
