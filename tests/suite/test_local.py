@@ -1,4 +1,5 @@
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -80,8 +81,12 @@ def test_what_the_machine_broke_is_tried_again_and_what_the_run_decided_is_not(t
 
 
 def test_a_run_that_hangs_is_ended(toy, store, monkeypatch):
+    # Only the run that never ends has a limit: a slow machine must not end the other.
     monkeypatch.setattr("suite.local.GRACE_S", 0.5)
-    records, _ = _campaign(store, toy("hang", "quick"), timeout_s=6.0)
+    monkeypatch.setattr(
+        Campaign, "limit_s", lambda self, spec: 6.0 if spec.variant == "hang" else math.inf
+    )
+    records, _ = _campaign(store, toy("hang", "quick"))
     by_variant = {r.variant: r for r in records}
     assert by_variant["hang"].status == "timeout"
     assert "killed" in by_variant["hang"].status_detail
@@ -116,7 +121,7 @@ def test_a_stopped_campaign_goes_on_where_it_was(tmp_path, number):
             time.sleep(0.01)
         # A terminal sends Ctrl-C to the whole group; the others go to one process.
         (os.killpg if number == signal.SIGINT else os.kill)(first.pid, number)
-        out, _ = first.communicate(timeout=120)
+        out, _ = first.communicate(timeout=600)
     assert list(store.scan()) == []
     if number != signal.SIGKILL:
         assert first.returncode == 130, out
@@ -124,7 +129,7 @@ def test_a_stopped_campaign_goes_on_where_it_was(tmp_path, number):
         assert "Traceback" not in out
         assert store.fs.glob(store.path("checkpoints/*.pt"))
     with _suite(*command) as again:
-        out, _ = again.communicate(timeout=120)
+        out, _ = again.communicate(timeout=600)
     assert again.returncode == 0, out
     [record] = store.scan()
     assert record.train.steps == 8
