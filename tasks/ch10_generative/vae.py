@@ -1,4 +1,4 @@
-"""Variational autoencoder: the book's listing, what its two bugs cost, and tighter bounds.
+"""Variational autoencoder: the book's listing, what its three faults cost, and tighter bounds.
 
 Sections "Variational Autoencoders" and "Implementing a VAE". The net is the listing's 784-500-20
 one with a sigmoid encoder and a tanh decoder, trained with Adam at 1e-3 for 10 epochs on

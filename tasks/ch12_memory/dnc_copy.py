@@ -219,8 +219,8 @@ SMOKE = (
     "0.88 after half of the steps"
 )
 LAPTOP = (
-    "this project's contract for 2,000 iterations; 5 of 5 seeds from 1000 end at 0 and pass it "
-    "after 300 to 600. A quarter of the budget suffices for most: the claims judge the speed"
+    "this project's contract for 2,000 iterations; 20 of 20 seeds from 1000 end at 0.004 or less "
+    "and pass it after 300 to 700. Half of the budget suffices: the claims judge the speed"
 )
 PAPER = (
     "not run yet; loudinthecloud/pytorch-ntm's README: lengths 1 to 20 converge in under 30,000 "
@@ -279,13 +279,14 @@ TASK = Task(
     },
     claims=(
         Claim(
-            "the DNC copies sequences twice as long as any it was trained on",
+            "the DNC copies sequences twice as long as any it was trained on, 1 bit in 20 wrong",
             "bits_twice",
             left="dnc",
-            right=1.0,
+            right=3.0,
             mode="min",
             source=SAMIR,
-            note="At most 0.39 of the 30 bits that guessing gets wrong, 5 seeds from 1000.",
+            profiles=("laptop",),
+            note="Guessing gets 30 of the 60 bits wrong; 20 seeds from 1000 have at most 1.1.",
         ),
         Claim(
             "the LSTM does not",
@@ -319,8 +320,9 @@ TASK = Task(
             "the DNC as listed, with its link matrix, does so too",
             "bits_twice",
             left="book_link",
-            right=1.0,
+            right=3.0,
             mode="min",
+            profiles=("laptop",),
             source=LISTING,
             note="The listing's mistake does not show here: a copy writes each slot once and "
             "wholly, and then 1 - 2 w_i and 1 - w_i - w_j leave the same links.",
