@@ -1,1 +1,6 @@
-"""Custom GPU operators: tensors in, tensors out."""
+"""GPU operators with proofs: tensors in, tensors out.
+
+Each op is a folder: ``kernels.dnc``, ``kernels.ntm``. ``impl`` chooses what computes it:
+``reference``, ``torch``, ``compile``, ``triton`` or ``auto``; see ``kernels.dispatch``. Importing
+this package, or an op, needs no Triton.
+"""

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sets: list, fetch, verify, where.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="The kernels: what they use of a GPU.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 Selection = Annotated[
     list[str],
@@ -296,6 +298,27 @@ def data_where(name: Annotated[str, typer.Argument(help="A data set.")]) -> int:
     place = data.where(name)
     print(place or f"{name} is not on this machine; type: suite data fetch {name}")
     return 0 if place else INFRASTRUCTURE
+
+
+@bench_app.command("compile")
+def bench_compile(
+    arch: Annotated[
+        list[int] | None, typer.Option(help="90 or 80: compute capability; both when not given.")
+    ] = None,
+    op: Annotated[list[str] | None, typer.Option(help="Only these ops. Repeatable.")] = None,
+    accept: Annotated[bool, typer.Option(help="Store what was found as the new table.")] = False,
+    jobs: Jobs = None,
+) -> int:
+    """Compile every kernel for a GPU without one; compare what it uses with the stored table."""
+    import os
+    import subprocess
+
+    # Triton decides at the definition of a kernel whether to interpret it, so in a new process.
+    command = [sys.executable, "-m", "kernels.compile_gate", *(["--accept"] if accept else [])]
+    command += [f"--arch={a}" for a in arch or ()] + [f"--op={o}" for o in op or ()]
+    command += [f"--jobs={jobs}"] if jobs else []
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -90,13 +91,19 @@ def expand(
         judged_only: without ``variants``, only those that a target or claim needs.
 
     Raises:
-        ValueError: a name that no selected task knows, or a field or value a config refuses.
+        ValueError: a name that no selected task knows, a field or value a config refuses, or an
+            implementation that this machine cannot run.
     """
     names = task.select(selection)
     found = {name: task.find(name) for name in names}
     variants, impls, seeds = _listed(variants), _listed(impls), list(seeds)
     _known("variant", variants, (t.variants for t in found.values()))
     _known("impl", impls, (t.impls for t in found.values()))
+    if "triton" in (impls or ()) and device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "impl 'triton' needs a CUDA device; on the cpu, set TRITON_INTERPRET=1 to have its "
+            "kernels interpreted, which is slow and for checking only"
+        )
     specs = []
     for name, t in found.items():
         default = t.judged(profile) if judged_only else list(t.variants)

@@ -7,6 +7,7 @@ import itertools
 import math
 import signal
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -318,6 +319,7 @@ def execute(
         "started_utc": _utc(),
     }
     report("started", draft)
+    _kernel_counts(reset=True)
     snapshot = _load_snapshot(store, spec) if resume else None
     checkpoint.seed_everything(spec.seed)
     ctx = Context(device, spec.seed, store=store, figures=figures, snapshot=snapshot)
@@ -465,6 +467,19 @@ def _envelope(
     }
 
 
+def _kernel_counts(*, reset: bool = False) -> dict[str, dict[str, int]]:
+    """Which implementation of which op ran how often, as the ops have counted it.
+
+    They are found by name, and only where a task has loaded them: the engine knows no kernels.
+    """
+    dispatch = sys.modules.get("kernels.dispatch")
+    if dispatch is None:
+        return {}
+    if reset:
+        dispatch.reset_counts()
+    return dispatch.counts()  # type: ignore[no-any-return]
+
+
 def _target_info(target: task.Target | None) -> TargetInfo | None:
     if target is None:
         return None
@@ -511,6 +526,7 @@ def _finish(
             "data": list(ctx.used.values()) or [synthetic],
             "clock": clock,
             "artifacts": ctx.artifacts,
+            "kernels": KernelsInfo(requested=spec.impl, dispatched=_kernel_counts()),
             "train": outcome,
         }
     )

@@ -300,7 +300,7 @@ def headlines() -> list[str]:
 
 @functools.cache
 def version(name: str) -> str:
-    """Hash of what a task computes: its file, and the shared models and loops that it imports.
+    """Hash of what a task computes: its file, and the models, loops and kernels that it imports.
 
     Comments, docstrings and layout do not count, so tidying a file keeps its series of results.
     """
@@ -335,8 +335,16 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 
 
 def _shared_source(module: str) -> Path | None:
-    """The file of a module whose text is part of what a task computes, or None."""
-    if not module.startswith(("tasks.", "suite.fit", "suite.rl")):
+    """The file of a module whose text is part of what a task computes, or None.
+
+    Code for a GPU is not: it computes the reference, faster. Results that rest on it name the
+    implementation and the commit.
+    """
+    if module.startswith("kernels.") and module.endswith((".op", ".triton")):
         return None
-    relative = Path(*module.split(".")).with_suffix(".py")
-    return next((p for root in _roots() if (p := root.parent / relative).is_file()), None)
+    if not module.startswith(("tasks.", "kernels.", "suite.fit", "suite.rl")):
+        return None
+    path = Path(*module.split("."))
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    found = (root.parent / file for root in _roots() for file in files)
+    return next((p for p in found if p.is_file()), None)

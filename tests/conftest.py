@@ -15,6 +15,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(ROOT), str(TOYS), os.environ.get("PYTHONPATH", "")])
 )
 
+# Kernels are proven on a processor by Triton's interpreter, which has to be asked for before a
+# kernel is defined. On a GPU (tests/gpu) they run for real.
+if "FDL_GPU_TESTS" not in os.environ:
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # Several test processes share the cores: threads that spin while they wait would starve them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

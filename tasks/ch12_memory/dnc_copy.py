@@ -40,7 +40,6 @@ class Config:
     max_length: int = 20
     slots: int = 128
     word: int = 20
-    read_heads: int = 1
     hidden: int = 100
     lstm_hidden: int = 256
     lstm_layers: int = 3
@@ -48,6 +47,7 @@ class Config:
     iterations: int = 50_000
     eval_every: int = 1_000
     lr: float = 1e-2
+    impl: str = "torch"
 
 
 class LSTM(nn.Module):
@@ -67,17 +67,17 @@ def build(cfg: Config) -> nn.Module:
     if cfg.model == "lstm":
         return LSTM(X, Y, cfg.lstm_hidden, cfg.lstm_layers)
     if cfg.model == "ntm":
-        return NTM(X, Y, cfg.hidden, cfg.slots, cfg.word)
+        return NTM(X, Y, cfg.hidden, cfg.slots, cfg.word, impl=cfg.impl)
     return DNC(
         X,
         Y,
         cfg.hidden,
         cfg.slots,
         cfg.word,
-        cfg.read_heads,
         links=cfg.links != "none",
         book_link=cfg.links == "book",
         free_gates=cfg.free_gates,
+        impl=cfg.impl,
     )
 
 
@@ -264,6 +264,7 @@ TASK = Task(
         },
         "paper": {},
     },
+    impls=("torch", "reference", "compile", "triton"),
     variants={
         "dnc": {},
         "book_link": {"links": "book"},

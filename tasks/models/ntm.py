@@ -1,52 +1,28 @@
-"""The neural Turing machine (NTM) of Graves, Wayne and Danihelka, 2014, in plain PyTorch.
+"""The neural Turing machine (NTM) of Graves, Wayne and Danihelka, 2014.
 
-Where the paper is silent: all heads address the memory as the last step left it, then the write
-head writes, then the read head reads; the memory starts as a small constant, the initialisation
-that Collier and Beel (2018, "Implementing Neural Turing Machines") found best, and the heads
-start at learned weightings.
+The addressing is ``kernels.ntm``; here are controller, heads and memory. Where the paper is silent:
+all heads address the memory as the last step left it, then the write head writes, then the read
+head reads; the memory starts as a small constant, the initialisation that Collier and Beel (2018,
+"Implementing Neural Turing Machines") found best, and the heads start at learned weightings.
 
 Shapes: B batch, T time, N memory slots, W word size, H heads (reading, then writing), C hidden
 units of the controller, X input, Y output; S the 3 shifts of a head: back, none, forward.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tasks.models.dnc import content_weighting, write_memory
-
-EPSILON = 1e-6
-
-
-class Head(NamedTuple):
-    """What the controller emits to steer the heads, each part in its range."""
-
-    keys_BHW: torch.Tensor
-    strengths_BH: torch.Tensor
-    gates_BH1: torch.Tensor
-    shifts_BHS: torch.Tensor
-    sharpness_BH1: torch.Tensor
+from kernels import ntm
+from kernels.ntm import EPSILON, Head
 
 
-def shift(weights_BHN: torch.Tensor, shifts_BHS: torch.Tensor) -> torch.Tensor:
-    """Circular convolution: w~(i) = sum_j w(j) s(i - j)."""
-    back, stay, forward = shifts_BHS[..., None].unbind(2)
-    moved_BHN = torch.addcmul(stay * weights_BHN, back, weights_BHN.roll(-1, 2))
-    return torch.addcmul(moved_BHN, forward, weights_BHN.roll(1, 2))
-
-
-def sharpen(weights_BHN: torch.Tensor, sharpness_BH1: torch.Tensor) -> torch.Tensor:
-    """w(i)^gamma over its sum."""
-    return torch.softmax(sharpness_BH1 * (weights_BHN + EPSILON).log(), -1)
-
-
-def address(memory_BNW: torch.Tensor, weights_BHN: torch.Tensor, head: Head) -> torch.Tensor:
-    """w_t from w_{t-1}: by content, interpolated, shifted and sharpened."""
-    content_BHN = content_weighting(memory_BNW, head.keys_BHW, head.strengths_BH)  # w^c
-    gated_BHN = torch.lerp(weights_BHN, content_BHN, head.gates_BH1)  # w^g
-    return sharpen(shift(gated_BHN, head.shifts_BHS), head.sharpness_BH1)
+def write(
+    memory_BNW: torch.Tensor, write_BN: torch.Tensor, erase_BW: torch.Tensor, add_BW: torch.Tensor
+) -> torch.Tensor:
+    """M (1 - w e') + w a', the first product element by element."""
+    change_BNW = torch.addcmul(add_BW[:, None], memory_BNW, erase_BW[:, None], value=-1)
+    return torch.addcmul(memory_BNW, write_BN[..., None], change_BNW)
 
 
 class NTM(nn.Module):
@@ -58,11 +34,21 @@ class NTM(nn.Module):
         hidden: C.
         slots: N.
         word: W.
+        impl: what computes the addressing; see ``kernels.dispatch``.
     """
 
-    def __init__(self, n_inputs: int, n_outputs: int, hidden: int, slots: int, word: int) -> None:
+    def __init__(
+        self,
+        n_inputs: int,
+        n_outputs: int,
+        hidden: int,
+        slots: int,
+        word: int,
+        *,
+        impl: str = "torch",
+    ) -> None:
         super().__init__()
-        self.slots, self.word = slots, word
+        self.slots, self.word, self.impl = slots, word, impl
         # 2 keys, erase and add vector; a strength, a gate, 3 shifts and a sharpness for each head.
         self.parts = [2 * word, word, word, 2, 2, 6, 2]
         self.controller = nn.LSTMCell(n_inputs + word, hidden)
@@ -92,9 +78,9 @@ class NTM(nn.Module):
         for x_BX in x_BTX.unbind(1):
             hidden = self.controller(torch.cat((x_BX, words_BW), 1), hidden)
             head, erase_BW, add_BW = self.steer(hidden[0])
-            weights_BHN = address(memory_BNW, weights_BHN, head)
+            weights_BHN = ntm.address(memory_BNW, weights_BHN, head, impl=self.impl)
             read_BN, write_BN = weights_BHN.unbind(1)
-            memory_BNW = write_memory(memory_BNW, write_BN, erase_BW, add_BW)
+            memory_BNW = write(memory_BNW, write_BN, erase_BW, add_BW)
             words_BW = torch.bmm(read_BN[:, None], memory_BNW)[:, 0]
             seen += [hidden[0], words_BW]
             trace.append(weights_BHN)

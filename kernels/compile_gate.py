@@ -1,0 +1,309 @@
+"""Compile every kernel for a GPU that is not there, and say what it uses of it.
+
+Triton needs no GPU to compile: the launchers run on tensors without memory, each launch is written
+down instead of made, and each distinct one is compiled for the architecture asked for. What the
+compiler reports (registers, stack, shared memory) and the opcodes in the machine code make a row.
+Rows repeat exactly for one version of Triton, so they are compared exactly with a stored table: a
+kernel that begins to spill, outgrows shared memory or loses its tensor-core instructions is seen
+without a GPU.
+
+A compiler that fails can take its process with it, so each launch is compiled in a process of its
+own. ``python -m kernels.compile_gate --help`` says how to run it.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ARCHITECTURES = (90, 80)
+# What one program may have of shared memory, in bytes.
+SHARED_LIMIT = {90: 232_448, 80: 166_912}
+OPCODES = ("HGMMA", "HMMA", "DMMA", "FFMA", "DFMA", "LDL", "STL", "LDGSTS", "ATOM", "BAR", "MUFU")
+TABLE = Path(__file__).parent / "compiled"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One distinct launch: a kernel, its arguments by type, and its options."""
+
+    kernel: str
+    case: str
+    function: Any = field(compare=False)
+    args: tuple[Any, ...]
+    options: tuple[tuple[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return f"{self.kernel} | {self.case}"
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Stands for a tensor: Triton looks at its type and at its alignment only."""
+
+    dtype: Any
+
+    def data_ptr(self) -> int:
+        """An aligned address."""
+        return 0
+
+    def ptr_range(self) -> int:
+        """Nothing is known of the extent."""
+        return 0
+
+
+class NoDriver:
+    """A driver for an architecture that no device of this machine has."""
+
+    def __init__(self, architecture: int) -> None:
+        from triton.backends.compiler import GPUTarget
+
+        self.target = GPUTarget("cuda", architecture, 32)
+
+    def get_current_target(self) -> Any:
+        """What to compile for."""
+        return self.target
+
+    def get_current_device(self) -> int:
+        """A device's number."""
+        return 0
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        """A stream's handle."""
+        return 0
+
+
+def folders() -> list[str]:
+    """The ops: the folders of this package that have ``cases``."""
+    package = importlib.import_module("kernels")
+    return [
+        m.name
+        for m in pkgutil.iter_modules(package.__path__)
+        if m.ispkg and (Path(package.__path__[0]) / m.name / "cases.py").exists()
+    ]
+
+
+def launches(folder: str) -> list[Launch]:
+    """Every distinct launch that the cases of an op make, forward and backward."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from kernels.register import Kernel
+
+    cases = importlib.import_module(f"kernels.{folder}.cases")
+    ops = vars(importlib.import_module(f"kernels.{folder}.op")).values()
+    kernels = {k.name: k for k in ops if isinstance(k, Kernel)}
+    found: dict[Launch, None] = {}
+    for case in cases.COMPILE:
+        for op in cases.OPS:
+            tensors = _leaves(cases.arguments(op, case))
+            with _written_down(f"{folder}: {case.name}", found), FakeTensorMode() as mode:
+                _both_ways(kernels[f"{folder}_{op}"], [mode.from_tensor(t) for t in tensors])
+    return list(found)
+
+
+def _both_ways(kernel: Any, tensors: list[Any]) -> None:
+    """Run the launchers of an op, forward and backward."""
+    import torch
+
+    inputs = (*tensors, *kernel.options)
+    out = kernel.forward(*inputs)
+    outputs = out if isinstance(out, tuple) else (out,)
+    grads = [torch.ones_like(o) for o in outputs[: kernel.outputs]]
+    kernel.backward(*grads, *kernel.save(inputs, out), *kernel.options)
+
+
+@contextlib.contextmanager
+def _written_down(case: str, found: dict[Launch, None]) -> Iterator[None]:
+    """Write launches down instead of making them."""
+    import torch
+    from triton.runtime.jit import JITFunction
+
+    def note(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        typed = tuple(Pointer(a.dtype) if isinstance(a, torch.Tensor) else a for a in args)
+        found.setdefault(
+            Launch(self.fn.__name__.strip("_"), case, self, typed, tuple(sorted(options.items())))
+        )
+
+    run = JITFunction.run
+    JITFunction.run = note
+    try:
+        yield
+    finally:
+        JITFunction.run = run
+
+
+def _leaves(args: Sequence[Any]) -> list[Any]:
+    found: list[Any] = []
+    for arg in args:
+        found += _leaves(arg) if isinstance(arg, tuple) else [arg]
+    return found
+
+
+def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
+    """Compile a launch in this process: what it uses, as a row."""
+    from triton.runtime.driver import driver
+
+    driver.set_active(NoDriver(architecture))
+    kernel = launch.function.warmup(*launch.args, grid=(1,), **dict(launch.options))
+    usage, code = _inspected(kernel.asm["cubin"])
+    counts = {op: n for op in OPCODES if (n := len(re.findall(rf"\b{op}\b", code)))}
+    return {
+        "registers": int(usage["REG"]),
+        "stack_bytes": int(usage["STACK"]),
+        "shared_bytes": int(kernel.metadata.shared),
+        "warps": int(kernel.metadata.num_warps),
+        "opcodes": counts,
+    }
+
+
+def _inspected(cubin: bytes) -> tuple[dict[str, str], str]:
+    """Resource usage and machine code, as NVIDIA's tool that comes with Triton prints them."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        texts = [
+            subprocess.run(
+                [tool, option, file.name], capture_output=True, text=True, check=True
+            ).stdout
+            for option in ("-res-usage", "--dump-sass")
+        ]
+    return dict(re.findall(r"(\w+):(\d+)", texts[0])), texts[1]
+
+
+def problems(row: dict[str, Any], architecture: int) -> list[str]:
+    """What is wrong with a row by itself: a spill, or more shared memory than there is."""
+    found = []
+    if row["stack_bytes"]:
+        found.append(f"spills {row['stack_bytes']} bytes to the stack")
+    if row["shared_bytes"] > SHARED_LIMIT[architecture]:
+        found.append(f"needs {row['shared_bytes']} bytes of shared memory")
+    return found
+
+
+def differences(
+    stored: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]
+) -> Iterator[str]:
+    """How two tables differ, a sentence for each row."""
+    for name in sorted(stored.keys() - found.keys()):
+        yield f"{name}: in the stored table, but no longer compiled"
+    for name in sorted(found.keys() - stored.keys()):
+        yield f"{name}: not in the stored table"
+    for name in sorted(found.keys() & stored.keys()):
+        keys = sorted(found[name].keys() | stored[name].keys())
+        changed = [
+            f"{k} {stored[name].get(k)} -> {found[name].get(k)}"
+            for k in keys
+            if stored[name].get(k) != found[name].get(k)
+        ]
+        if changed:
+            yield f"{name}: {', '.join(changed)}"
+
+
+def table_path(architecture: int, folder: Path = TABLE) -> Path:
+    """Where the table of an architecture stands, for the Triton that is installed."""
+    import triton
+
+    return folder / f"sm_{architecture}-triton-{triton.__version__}.json"
+
+
+def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:
+    """Compile every launch of some ops: name -> row, or what the compiler died of."""
+    todo = [launch for folder in ops for launch in launches(folder)]
+    seen: Counter[str] = Counter()
+    names = []
+    for launch in todo:
+        seen[launch.name] += 1
+        names.append(
+            f"{launch.name} #{seen[launch.name]}" if seen[launch.name] > 1 else launch.name
+        )
+
+    def one(launch: Launch) -> dict[str, Any]:
+        return _in_own_process(lambda: compiled(launch, architecture))
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return dict(sorted(zip(names, pool.map(one, todo), strict=True)))
+
+
+def _in_own_process(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call ``make`` in a forked process; what it dies of is a row too."""
+    out, back = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(out)
+        try:
+            row = make()
+        except BaseException as error:
+            row = {"failed": f"{type(error).__name__}: {str(error).splitlines()[:1]}"}
+        with os.fdopen(back, "w") as file:
+            json.dump(row, file)
+        os._exit(0)
+    os.close(back)
+    with os.fdopen(out) as file:
+        text = file.read()
+    _, status = os.waitpid(pid, 0)
+    return json.loads(text) if text else {"failed": f"the compiler died, status {status}"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile, compare with the stored table, and say what differs; 1 if anything does."""
+    parser = argparse.ArgumentParser(prog="suite bench compile", description=__doc__)
+    parser.add_argument("--arch", type=int, choices=ARCHITECTURES, action="append")
+    parser.add_argument("--op", action="append", choices=folders(), help="only these ops")
+    parser.add_argument("--accept", action="store_true", help="store what was found")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args(argv)
+    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="compile-gate-"))
+    failed = False
+    for architecture in given.arch or ARCHITECTURES:
+        found = tabulate(architecture, given.op or folders(), given.jobs)
+        path = table_path(architecture)
+        if given.accept:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        failed |= _reported(architecture, found, path, given.op)
+    return int(failed)
+
+
+def _reported(
+    architecture: int, found: dict[str, dict[str, Any]], path: Path, ops: list[str] | None
+) -> bool:
+    """Print the table's verdict; whether something is wrong."""
+    wrong = [
+        f"{name}: {what}"
+        for name, row in found.items()
+        for what in ([row["failed"]] if "failed" in row else problems(row, architecture))
+    ]
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if ops:
+            stored = {k: v for k, v in stored.items() if k.split(" | ")[1].split(":")[0] in ops}
+        wrong += differences(stored, found)
+    else:
+        wrong.append(f"no stored table {path.name}: run with --accept to make one")
+    for line in wrong:
+        print(f"sm_{architecture} {line}")
+    if not wrong:
+        most = max(row["registers"] for row in found.values())
+        print(f"sm_{architecture}: {len(found)} launches as stored, at most {most} registers")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

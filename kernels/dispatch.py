@@ -1,0 +1,200 @@
+"""Which implementation of an op runs, and why: nothing falls back in silence.
+
+An op has up to four implementations: ``reference`` (the formula in the shortest correct PyTorch),
+``torch`` (what PyTorch does best: vectorised, or a vendor's operator), ``compile``
+(``torch.compile`` of the reference) and ``triton`` (this package's kernels). ``auto`` is ``triton``
+on a GPU where it can run and ``torch`` elsewhere; ``explain`` says which, and why. What is asked
+for by name runs, or is an error with the reasons.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+IMPLS = ("reference", "torch", "compile", "triton")
+AUTO = "auto"
+VARIABLE = "FDL_KERNEL_IMPL"
+OLDEST_CAPABILITY = (8, 0)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+# Triton reads the flag when a kernel is defined, so it cannot change within a process.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+_OPS: dict[str, "Op"] = {}
+_counts: Counter[tuple[str, str]] = Counter()
+_default = os.environ.get(VARIABLE, AUTO)
+
+
+class Unavailable(RuntimeError):
+    """The implementation that was asked for cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What will run.
+
+    Attributes:
+        op: the op's name, such as ``dnc.allocation``.
+        impl: one of ``IMPLS``.
+        reason: why that one.
+    """
+
+    op: str
+    impl: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.op}: {self.impl} ({self.reason})"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op and its implementations; calling it runs one of them.
+
+    All take the same arguments; tensors come first, options are keywords.
+
+    Attributes:
+        name: folder and function, such as ``dnc.allocation``.
+        reference: the formula.
+        torch: the fast PyTorch implementation.
+        triton: loads the Triton implementation, so that importing the op needs no Triton.
+        refusals: the reasons why Triton cannot take these arguments, beside the general ones.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    torch: Callable[..., Any]
+    triton: Callable[[], Callable[..., Any]]
+    refusals: Callable[..., list[str]] = field(default=lambda *args, **options: [])
+
+    def __post_init__(self) -> None:
+        _OPS[self.name] = self
+
+    def __call__(self, *args: Any, impl: str | None = None, **options: Any) -> Any:
+        """Run the implementation that ``impl`` asks for.
+
+        Raises:
+            ValueError: an unknown ``impl``.
+            Unavailable: ``triton`` cannot run on these arguments.
+        """
+        chosen = self.choose(*args, impl=impl, **options).impl
+        if not torch.compiler.is_compiling():
+            _counts[self.name, chosen] += 1
+        return self._callable(chosen)(*args, **options)
+
+    def choose(self, *args: Any, impl: str | None = None, **options: Any) -> Choice:
+        """Which implementation would run; raises what calling the op would."""
+        asked = impl or _default
+        if asked not in (*IMPLS, AUTO):
+            raise ValueError(f"unknown impl {asked!r}. Allowed: {', '.join((AUTO, *IMPLS))}")
+        if asked not in ("triton", AUTO):
+            return Choice(self.name, asked, "asked for")
+        reasons = [*_machine(_tensors(args)), *self.refusals(*args, **options)]
+        if asked == "triton":
+            if reasons:
+                raise Unavailable(
+                    f"{self.name}: impl 'triton' cannot run here: {'; '.join(reasons)}. "
+                    "impl 'torch' runs anywhere"
+                )
+            return Choice(self.name, "triton", "asked for")
+        if not reasons and not INTERPRETED:
+            return Choice(self.name, "triton", "a GPU, and nothing speaks against it")
+        reasons = reasons or ["Triton would be interpreted, which is for tests"]
+        return Choice(self.name, "torch", "; ".join(reasons))
+
+    def _callable(self, impl: str) -> Callable[..., Any]:
+        if impl == "reference":
+            return self.reference
+        if impl == "torch":
+            return self.torch
+        if impl == "triton":
+            return self.triton()
+        # Inside a compiled region the reference is compiled along with what surrounds it.
+        return self.reference if torch.compiler.is_compiling() else _compiled(self)
+
+
+def explain(name: str, *args: Any, impl: str | None = None, **options: Any) -> Choice:
+    """Which implementation ``name`` (such as ``dnc.allocation``) would run, and why.
+
+    Raises:
+        ValueError: an unknown op or ``impl``.
+        Unavailable: ``triton`` was asked for and cannot run; the message gives the reasons.
+    """
+    folder = name.partition(".")[0]
+    if importlib.util.find_spec(f"kernels.{folder}") is not None:
+        importlib.import_module(f"kernels.{folder}")
+    if name not in _OPS:
+        raise ValueError(f"unknown op {name!r}. Allowed: {', '.join(sorted(_OPS)) or 'none'}")
+    return _OPS[name].choose(*args, impl=impl, **options)
+
+
+@contextlib.contextmanager
+def use_impl(impl: str) -> Iterator[None]:
+    """Have ops that are not told otherwise run ``impl`` inside the block.
+
+    Raises:
+        ValueError: an unknown ``impl``.
+    """
+    global _default
+    if impl not in (*IMPLS, AUTO):
+        raise ValueError(f"unknown impl {impl!r}. Allowed: {', '.join((AUTO, *IMPLS))}")
+    before, _default = _default, impl
+    try:
+        yield
+    finally:
+        _default = before
+
+
+def counts() -> dict[str, dict[str, int]]:
+    """Op -> implementation -> calls so far, outside of compiled regions."""
+    found: dict[str, dict[str, int]] = {}
+    for (name, impl), n in sorted(_counts.items()):
+        found.setdefault(name, {})[impl] = n
+    return found
+
+
+def reset_counts() -> None:
+    """Begin counting anew."""
+    _counts.clear()
+
+
+@functools.cache
+def _compiled(op: Op) -> Callable[..., Any]:
+    return torch.compile(op.reference, fullgraph=True)
+
+
+def _tensors(args: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among arguments, those in tuples too."""
+    found: list[torch.Tensor] = []
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            found.append(arg)
+        elif isinstance(arg, tuple):
+            found += _tensors(arg)
+    return found
+
+
+def _machine(tensors: list[torch.Tensor]) -> list[str]:
+    """Why no Triton kernel can run on these tensors on this machine."""
+    reasons = [] if TRITON_INSTALLED else ["Triton is not installed"]
+    devices = {t.device for t in tensors}
+    for device in sorted(devices, key=str):
+        if device.type == "cuda" and INTERPRETED:
+            reasons.append("TRITON_INTERPRET=1 runs kernels on the processor")
+        elif device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
+            if capability < OLDEST_CAPABILITY:
+                reasons.append(f"{device} has compute capability {capability}, at least 8.0 needed")
+        elif device.type != "cpu" or not INTERPRETED:
+            reasons.append(f"tensors are on {device}, not on a CUDA device")
+    odd = sorted({str(t.dtype) for t in tensors if t.is_floating_point()} - set(map(str, DTYPES)))
+    return reasons + ([f"dtype {', '.join(odd)} is not supported"] if odd else [])

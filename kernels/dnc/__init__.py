@@ -1,0 +1,316 @@
+"""The memory of a differentiable neural computer: every addressing mechanism, and a whole step.
+
+The equations and their symbols are in ``kernels.dnc.reference``. ``impl`` is ``reference``,
+``torch``, ``compile``, ``triton`` or ``auto`` (see ``kernels.dispatch``). All tensors have one
+floating-point dtype and one device; every tensor gets a gradient. The gradients of ``triton`` are
+not differentiable again.
+
+Shapes: B batch, N memory slots, W word size, R read heads, H keys; S the 3 modes of a read head,
+in the order backward, content, forward. One write head.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from kernels import checks
+from kernels.dispatch import Op
+from kernels.dnc import reference, vectorized
+from kernels.dnc.reference import EPSILON, Interface, State
+
+__all__ = [
+    "EPSILON",
+    "Interface",
+    "State",
+    "allocation",
+    "blank",
+    "content",
+    "link",
+    "read",
+    "step",
+    "usage",
+    "write",
+]
+
+# A kernel holds whole words, 16 at a time, in registers.
+MOST_WORD = 1024
+
+
+def _op(name: str) -> Op:
+    """The op of that name in all its implementations."""
+
+    def triton() -> Any:
+        from kernels.dnc import op
+
+        return getattr(op, name)
+
+    return Op(f"dnc.{name}", getattr(reference, name), getattr(vectorized, name), triton, _refusals)
+
+
+def _refusals(first: Any, *rest: Any, **options: Any) -> list[str]:
+    memory = first.memory_BNW if isinstance(first, State) else first
+    width = memory.shape[-1] if memory.dim() == 3 else 0
+    return [f"rows of {width} exceed {MOST_WORD}"] if width > MOST_WORD else []
+
+
+_content, _usage, _allocation = _op("content"), _op("usage"), _op("allocation")
+_write, _link, _read, _step = _op("write"), _op("link"), _op("read"), _op("step")
+
+
+def content(memory: Tensor, keys: Tensor, strengths: Tensor, *, impl: str | None = None) -> Tensor:
+    """Weightings by content: softmax over the slots of strength times cosine of key and word.
+
+    Args:
+        memory: (B, N, W).
+        keys: (B, H, W).
+        strengths: (B, H), at least 1 in the paper.
+        impl: what computes it.
+
+    Returns:
+        (B, H, N), each row summing to 1.
+
+    Raises:
+        ValueError: other shapes or devices, an unknown ``impl``.
+        TypeError: other dtypes.
+        Unavailable: ``impl="triton"`` cannot run here.
+    """
+    checks.tensors(
+        {"memory": (memory, "B N W"), "keys": (keys, "B H W"), "strengths": (strengths, "B H")}
+    )
+    return _content(memory, keys, strengths, impl=impl)  # type: ignore[no-any-return]
+
+
+def usage(
+    usage: Tensor, write: Tensor, read: Tensor, free_gates: Tensor, *, impl: str | None = None
+) -> Tensor:
+    """How far each slot is in use: what was written is, what was read and freed is not.
+
+    Args:
+        usage: (B, N) of the last step, in [0, 1].
+        write: (B, N), the last step's write weighting.
+        read: (B, R, N), the last step's read weightings.
+        free_gates: (B, R), in [0, 1].
+        impl: what computes it.
+
+    Returns:
+        (B, N), in [0, 1].
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors(
+        {
+            "usage": (usage, "B N"),
+            "write": (write, "B N"),
+            "read": (read, "B R N"),
+            "free_gates": (free_gates, "B R"),
+        }
+    )
+    return _usage(usage, write, read, free_gates, impl=impl)  # type: ignore[no-any-return]
+
+
+def allocation(usage: Tensor, *, impl: str | None = None) -> Tensor:
+    """Weighting of the slots by free space, the emptiest first; of equal slots the first.
+
+    Args:
+        usage: (B, N), in [0, 1].
+        impl: what computes it.
+
+    Returns:
+        (B, N), each row summing to at most 1.
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors({"usage": (usage, "B N")})
+    return _allocation(usage, impl=impl)  # type: ignore[no-any-return]
+
+
+def write(
+    memory: Tensor,
+    allocation: Tensor,
+    content: Tensor,
+    allocation_gate: Tensor,
+    write_gate: Tensor,
+    erase: Tensor,
+    vector: Tensor,
+    *,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Erase and write.
+
+    Args:
+        memory: (B, N, W).
+        allocation: (B, N).
+        content: (B, N), the weighting of the write key.
+        allocation_gate: (B, 1), the share of allocation against content.
+        write_gate: (B, 1), 0 writes nothing.
+        erase: (B, W), in [0, 1].
+        vector: (B, W), what is written.
+        impl: what computes it.
+
+    Returns:
+        The memory, (B, N, W), and the write weighting, (B, N).
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors(
+        {
+            "memory": (memory, "B N W"),
+            "allocation": (allocation, "B N"),
+            "content": (content, "B N"),
+            "allocation_gate": (allocation_gate, "B G"),
+            "write_gate": (write_gate, "B G"),
+            "erase": (erase, "B W"),
+            "vector": (vector, "B W"),
+        },
+        G=1,
+    )
+    parts = (memory, allocation, content, allocation_gate, write_gate, erase, vector)
+    return _write(*parts, impl=impl)  # type: ignore[no-any-return]
+
+
+def link(
+    link: Tensor,
+    precedence: Tensor,
+    write: Tensor,
+    read: Tensor,
+    *,
+    book: bool = False,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Remember the order of writes, and follow it from where the heads read last.
+
+    Args:
+        link: (B, N, N), entry i, j: how far slot i was written right after slot j.
+        precedence: (B, N), how far each slot was the last one written.
+        write: (B, N), this step's write weighting.
+        read: (B, R, N), the last step's read weightings.
+        book: link slots as the book's listing does; see ``reference.link``.
+        impl: what computes it.
+
+    Returns:
+        link (B, N, N) with a zero diagonal, precedence (B, N), and the weightings one step
+        forward and backward in time, (B, R, N) each.
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors(
+        {
+            "precedence": (precedence, "B N"),
+            "link": (link, "B N N"),
+            "write": (write, "B N"),
+            "read": (read, "B R N"),
+        }
+    )
+    return _link(link, precedence, write, read, book=book, impl=impl)  # type: ignore[no-any-return]
+
+
+def read(
+    memory: Tensor,
+    backward: Tensor,
+    content: Tensor,
+    forward: Tensor,
+    modes: Tensor,
+    *,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mix the three ways to read, and read.
+
+    Args:
+        memory: (B, N, W).
+        backward: (B, R, N).
+        content: (B, R, N).
+        forward: (B, R, N).
+        modes: (B, 3, R), the shares of backward, content and forward.
+        impl: what computes it.
+
+    Returns:
+        The words, (B, R, W), and the read weightings, (B, R, N).
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors(
+        {
+            "memory": (memory, "B N W"),
+            "backward": (backward, "B R N"),
+            "content": (content, "B R N"),
+            "forward": (forward, "B R N"),
+            "modes": (modes, "B S R"),
+        },
+        S=3,
+    )
+    return _read(memory, backward, content, forward, modes, impl=impl)  # type: ignore[no-any-return]
+
+
+def step(
+    state: State,
+    to: Interface,
+    *,
+    links: bool = True,
+    book: bool = False,
+    impl: str | None = None,
+) -> tuple[Tensor, State]:
+    """One step of the memory: free, allocate, write, link, read.
+
+    Args:
+        state: what the last step left; ``blank`` to begin with.
+        to: what the controller asks for.
+        links: without, a head reads by content only and the link matrix stays as it is.
+        book: link slots as the book's listing does; see ``reference.link``.
+        impl: what computes it.
+
+    Returns:
+        The words read, (B, R, W), and the new state.
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``content``.
+    """
+    checks.tensors(
+        {
+            "state.memory": (state.memory_BNW, "B N W"),
+            "state.usage": (state.usage_BN, "B N"),
+            "state.precedence": (state.precedence_BN, "B N"),
+            "state.link": (state.link_BNN, "B N N"),
+            "state.write": (state.write_BN, "B N"),
+            "state.read": (state.read_BRN, "B R N"),
+            "to.read_keys": (to.read_keys_BRW, "B R W"),
+            "to.read_strengths": (to.read_strengths_BR, "B R"),
+            "to.write_key": (to.write_key_B1W, "B H W"),
+            "to.write_strength": (to.write_strength_B1, "B H"),
+            "to.erase": (to.erase_BW, "B W"),
+            "to.write_vector": (to.write_vector_BW, "B W"),
+            "to.free_gates": (to.free_gates_BR, "B R"),
+            "to.allocation_gate": (to.allocation_gate_B1, "B H"),
+            "to.write_gate": (to.write_gate_B1, "B H"),
+            "to.read_modes": (to.read_modes_BSR, "B S R"),
+        },
+        H=1,
+        S=3,
+    )
+    return _step(state, to, links=links, book=book, impl=impl)  # type: ignore[no-any-return]
+
+
+def blank(like: Tensor, batch: int, slots: int, word: int, read_heads: int) -> State:
+    """The state of memories that nothing was written to, of ``like``'s dtype and device.
+
+    Raises:
+        ValueError: a size below 1, or a negative batch.
+    """
+    for name, size in {"slots": slots, "word": word, "read_heads": read_heads}.items():
+        if size < 1:
+            raise ValueError(f"{name} is at least 1, got {size}")
+    if batch < 0:
+        raise ValueError(f"batch is at least 0, got {batch}")
+    zeros = like.new_zeros
+    return State(
+        memory_BNW=zeros(batch, slots, word),
+        usage_BN=zeros(batch, slots),
+        precedence_BN=zeros(batch, slots),
+        link_BNN=zeros(batch, slots, slots),
+        write_BN=zeros(batch, slots),
+        read_BRN=zeros(batch, read_heads, slots),
+    )

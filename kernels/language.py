@@ -1,0 +1,52 @@
+"""What Triton kernels share, and what has to differ under the interpreter.
+
+Triton's interpreter (``TRITON_INTERPRET=1``) computes with NumPy, which knows no bfloat16: its sums
+and products of bfloat16 are those of the bit patterns, and a conversion to it cuts instead of
+rounding. So kernels convert what they load to the type they compute in before they do anything
+else, and store through ``store``.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.dispatch import INTERPRETED
+
+INTERPRET = tl.constexpr(INTERPRETED)
+ACCUMULATE = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.float32,
+    torch.float16: tl.float32,
+}
+
+
+@triton.jit
+def rounded(x, dtype: tl.constexpr):
+    """``x`` as ``dtype``, to nearest even, under the interpreter too."""
+    if INTERPRET and dtype == tl.bfloat16:
+        bits = x.to(tl.float32).to(tl.uint32, bitcast=True)
+        bits = bits + 0x7FFF + ((bits >> 16) & 1)
+        x = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
+def store(pointer, x, mask):
+    """Store ``x`` rounded to the type that ``pointer`` points to."""
+    tl.store(pointer, rounded(x, pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def sigmoid(x):
+    """The logistic function, without overflow."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1 / (1 + e), e / (1 + e))
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent, without overflow and without libdevice, which is not interpreted."""
+    e = tl.exp(-2 * tl.abs(x))
+    t = (1 - e) / (1 + e)
+    return tl.where(x < 0, -t, t)

@@ -1,0 +1,91 @@
+"""What every kernel has to show: the reference's values and gradients, in every type."""
+
+import functools
+
+import torch
+
+# Relative Frobenius error against the reference in float64, inputs rounded to the type first.
+FORWARD = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+BACKWARD = {torch.float64: 1e-11, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+
+
+def leaves(args):
+    """The tensors among arguments, in order."""
+    found = []
+    for arg in args:
+        found += leaves(arg) if isinstance(arg, tuple) else [arg]
+    return found
+
+
+def rebuilt(args, tensors):
+    """The arguments with other tensors in their places; takes them off the list."""
+    made = []
+    for arg in args:
+        if isinstance(arg, tuple):
+            inner = rebuilt(arg, tensors)
+            made.append(type(arg)(*inner) if hasattr(arg, "_fields") else tuple(inner))
+        else:
+            made.append(tensors.pop(0))
+    return made
+
+
+def flat(out):
+    """The tensors that a function returned, in order."""
+    return leaves(out) if isinstance(out, tuple) else [out]
+
+
+def run(function, args, dtype, grads=None):
+    """Outputs, and gradients of the inputs for random gradients of the outputs."""
+    inputs = [t.detach().to(dtype).requires_grad_() for t in leaves(args)]
+    outputs = flat(function(*rebuilt(args, list(inputs))))
+    if grads is None:
+        g = torch.Generator().manual_seed(7)
+        grads = [torch.randn(o.shape, generator=g) for o in outputs]
+    given = [w.to(o.dtype) for w, o in zip(grads, outputs, strict=True)]
+    found = torch.autograd.grad(outputs, inputs, given, allow_unused=True)
+    found = [torch.zeros_like(i) if f is None else f for f, i in zip(found, inputs, strict=True)]
+    return [o.detach() for o in outputs], found, grads
+
+
+def error(got, want):
+    """Relative Frobenius error; absolute where the expected norm is below 1e-3."""
+    assert got.shape == want.shape
+    assert got.isfinite().all(), "not finite"
+    gap = torch.linalg.vector_norm(got.double() - want)
+    return float(gap / torch.linalg.vector_norm(want).clamp_min(1e-3))
+
+
+def agrees(function, reference, args, dtype):
+    """Check values and gradients of ``function`` in ``dtype`` against float64."""
+    rounded = rebuilt(args, [t.to(dtype) for t in leaves(args)])
+    _, _, grads = run(reference, rounded, torch.float64)
+    # What comes in as a gradient is rounded too, the same for both sides.
+    grads = [g.to(dtype) for g in grads]
+    want, want_grads, _ = run(reference, rounded, torch.float64, grads)
+    got, got_grads, _ = run(function, rounded, dtype, grads)
+    assert all(g.dtype == dtype for g in (*got, *got_grads))
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert error(a, b) <= FORWARD[dtype], f"output {i}"
+    for i, (a, b) in enumerate(zip(got_grads, want_grads, strict=True)):
+        assert error(a, b) <= BACKWARD[dtype], f"gradient {i}"
+
+
+def gradcheck(function, args):
+    """Numerical gradients in float64 of every input."""
+    inputs = [t.double().requires_grad_() for t in leaves(args)]
+
+    def call(*given):
+        return tuple(flat(function(*rebuilt(args, list(given)))))
+
+    return torch.autograd.gradcheck(call, inputs, eps=1e-6, atol=1e-6)
+
+
+def repeats(function, args):
+    """Whether two calls give the same bits, values and gradients."""
+    first, second = (run(function, args, torch.float32) for _ in range(2))
+    pairs = [*zip(first[0], second[0], strict=True), *zip(first[1], second[1], strict=True)]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def with_impl(function, impl):
+    return functools.partial(function, impl=impl)

@@ -1,0 +1,134 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kernels import dispatch, dnc
+from kernels.dnc import cases
+
+
+def _usage(**kw):
+    return torch.rand(2, 5, **kw)
+
+
+def test_an_unknown_impl_names_those_that_exist():
+    with pytest.raises(ValueError, match=r"unknown impl 'tritn'\. Allowed: auto, reference"):
+        dnc.allocation(_usage(), impl="tritn")
+    with pytest.raises(ValueError, match="unknown impl"), dispatch.use_impl("fast"):
+        pass
+
+
+def test_auto_on_a_processor_is_torch_and_says_why():
+    choice = dispatch.explain("dnc.allocation", _usage())
+    assert choice.impl == "torch"
+    assert "interpreted" in choice.reason
+    assert str(choice).startswith("dnc.allocation: torch (")
+
+
+def test_what_is_asked_for_by_name_is_what_runs():
+    for impl in dispatch.IMPLS:
+        assert dispatch.explain("dnc.allocation", _usage(), impl=impl).impl == impl
+
+
+def test_an_unknown_op_names_those_that_exist():
+    with pytest.raises(ValueError, match=r"unknown op 'dnc\.sort'.*dnc\.allocation"):
+        dispatch.explain("dnc.sort", _usage())
+    with pytest.raises(ValueError, match="unknown op"):
+        dispatch.explain("nothing.at_all", _usage())
+
+
+def test_the_default_can_be_set_for_a_block():
+    with dispatch.use_impl("reference"):
+        assert dispatch.explain("dnc.allocation", _usage()).impl == "reference"
+        assert dispatch.explain("dnc.allocation", _usage(), impl="torch").impl == "torch"
+    assert dispatch.explain("dnc.allocation", _usage()).impl == "torch"
+
+
+def test_compile_runs_the_reference_compiled(monkeypatch):
+    seen = []
+    monkeypatch.setattr(dispatch, "_compiled", lambda op: seen.append(op.name) or op.reference)
+    dispatch.reset_counts()
+    got = dnc.allocation(_usage(), impl="compile")
+    assert got.shape == (2, 5)
+    assert seen == ["dnc.allocation"]
+    assert dispatch.counts() == {"dnc.allocation": {"compile": 1}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "setting"),
+    [
+        ("Triton is not installed", {"TRITON_INSTALLED": False}),
+        ("tensors are on cpu, not on a CUDA device", {"INTERPRETED": False}),
+    ],
+)
+def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason, setting):
+    for name, value in setting.items():
+        monkeypatch.setattr(dispatch, name, value)
+    with pytest.raises(dispatch.Unavailable, match=reason):
+        dnc.allocation(_usage(), impl="triton")
+    assert reason in dispatch.explain("dnc.allocation", _usage()).reason
+
+
+def test_auto_takes_triton_where_nothing_speaks_against_it(monkeypatch):
+    monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    assert dispatch.explain("dnc.allocation", _usage()).impl == "triton"
+
+
+def test_what_an_op_refuses_is_named():
+    memory = torch.zeros(1, 2, dnc.MOST_WORD + 1)
+    keys, strengths = torch.zeros(1, 1, dnc.MOST_WORD + 1), torch.ones(1, 1)
+    with pytest.raises(dispatch.Unavailable, match="rows of 1025 exceed 1024"):
+        dnc.content(memory, keys, strengths, impl="triton")
+
+
+def test_a_dtype_without_a_kernel_is_refused():
+    assert "float8" in dispatch._machine([_usage().to(torch.float8_e4m3fn)])[0]
+
+
+def test_a_step_counts_once():
+    args = cases.arguments("step", cases.GRADCHECK)
+    dispatch.reset_counts()
+    dnc.step(*args, impl="triton")
+    assert dispatch.counts() == {"dnc.step": {"triton": 1}}
+
+
+def test_ops_import_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, kernels.dnc, kernels.ntm\n"
+        "print(kernels.dnc.allocation(torch.rand(1, 3)).shape)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "[1, 3]" in out.stdout
+
+
+BAD = [
+    ({"usage": torch.rand(5)}, ValueError, r"usage has shape \(B, N\), got \(5,\)"),
+    ({"usage": torch.ones(2, 5, dtype=torch.int64)}, TypeError, "usage is of floating point"),
+    ({"usage": [[0.5]]}, TypeError, "usage is a tensor, got list"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), BAD)
+def test_bad_arguments_are_named(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        dnc.allocation(**arguments)
+
+
+def test_arguments_have_to_agree():
+    memory, keys, strengths = cases.arguments("content", cases.GRADCHECK)
+    with pytest.raises(ValueError, match=r"keys has shape \(B=2, H, W=3\), got \(2, 2, 2\)"):
+        dnc.content(memory, keys[..., :2], strengths)
+    with pytest.raises(TypeError, match=r"strengths is torch\.float32 as memory is, got"):
+        dnc.content(memory, keys, strengths.double())
+    with pytest.raises(ValueError, match="strengths is on cpu as memory is, got meta"):
+        dnc.content(memory, keys, strengths.to("meta"))
+
+
+@pytest.mark.parametrize("size", ["slots", "word", "read_heads"])
+def test_a_memory_has_slots_words_and_heads(size):
+    sizes = {"batch": 1, "slots": 2, "word": 3, "read_heads": 1} | {size: 0}
+    with pytest.raises(ValueError, match=f"{size} is at least 1, got 0"):
+        dnc.blank(torch.zeros(1), **sizes)
