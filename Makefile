@@ -40,6 +40,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 check: lint test
+	$(SUITE) bench compile
 	$(SUITE) report --store results --into README.md --check
 
 bench: $(STAMP)

@@ -216,7 +216,7 @@ def differences(
             yield f"{name}: {', '.join(changed)}"
 
 
-def table_path(architecture: int, folder: Path = TABLE) -> Path:
+def table_path(architecture: int, folder: Path) -> Path:
     """Where the table of an architecture stands, for the Triton that is installed."""
     import triton
 
@@ -262,23 +262,39 @@ def _in_own_process(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compile, compare with the stored table, and say what differs; 1 if anything does."""
+    """Compile, compare with the stored table, and say what differs.
+
+    Returns:
+        0 where all is as stored, 1 where a row differs, spills or does not compile.
+    """
     parser = argparse.ArgumentParser(prog="suite bench compile", description=__doc__)
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, action="append")
     parser.add_argument("--op", action="append", choices=folders(), help="only these ops")
     parser.add_argument("--accept", action="store_true", help="store what was found")
+    parser.add_argument("--tables", type=Path, default=TABLE, help="where the tables stand")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args(argv)
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="compile-gate-"))
     failed = False
     for architecture in given.arch or ARCHITECTURES:
         found = tabulate(architecture, given.op or folders(), given.jobs)
-        path = table_path(architecture)
+        path = table_path(architecture, given.tables)
         if given.accept:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+            kept = _stored(path) if given.op else {}
+            kept = {k: v for k, v in kept.items() if _op_of(k) not in given.op}
+            path.write_text(json.dumps(kept | found, indent=1, sort_keys=True) + "\n")
         failed |= _reported(architecture, found, path, given.op)
     return int(failed)
+
+
+def _stored(path: Path) -> dict[str, dict[str, Any]]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _op_of(name: str) -> str:
+    """The op's folder in a row's name."""
+    return name.split(" | ")[1].split(":")[0]
 
 
 def _reported(
@@ -291,9 +307,9 @@ def _reported(
         for what in ([row["failed"]] if "failed" in row else problems(row, architecture))
     ]
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = _stored(path)
         if ops:
-            stored = {k: v for k, v in stored.items() if k.split(" | ")[1].split(":")[0] in ops}
+            stored = {k: v for k, v in stored.items() if _op_of(k) in ops}
         wrong += differences(stored, found)
     else:
         wrong.append(f"no stored table {path.name}: run with --accept to make one")

@@ -586,11 +586,21 @@ def _total(partials: Tensor, like: Tensor) -> Tensor:
     return whole.to(like.dtype)
 
 
-def rows_of_tile(n: int, w: int) -> dict[str, int]:
+def rows_of_tile(n: int, w: int, elements: int = TILE) -> dict[str, int]:
     """Tiles of the memory: all of a word, as many words as a tile holds."""
     width = max(16, triton.next_power_of_2(w))
-    rows = min(max(1, TILE // width), triton.next_power_of_2(n))
+    rows = min(max(1, elements // width), triton.next_power_of_2(n))
     return {"BN": max(16, rows), "BW": width}
+
+
+def slots_of_tile(n: int) -> int:
+    """Slots of one side of a square tile: of a link matrix, or of a comparison of usages."""
+    return min(SLOTS, max(16, int(triton.next_power_of_2(n))))
+
+
+def warps_of_tile(tile: dict[str, int]) -> int:
+    """Warps that hold a tile with at most 16 elements a thread."""
+    return _warps(tile["BN"] * tile["BW"])
 
 
 def _warps(elements: int) -> int:
@@ -613,7 +623,7 @@ def content_forward(memory: Tensor, keys: Tensor, strengths: Tensor) -> Tensor:
             w,
             EPS=EPSILON,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     return out
@@ -629,7 +639,8 @@ def content_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of memory (more than ``add``), keys and strengths."""
     (b, n, w), h = memory.shape, keys.shape[1]
-    tile = rows_of_tile(n, w)
+    # Two tiles are held at a time.
+    tile = rows_of_tile(n, w, TILE // 2)
     blocks = triton.cdiv(n, tile["BN"])
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
     grad_keys = _partials(memory, b, blocks, h, w)
@@ -651,7 +662,7 @@ def content_backward(
             EPS=EPSILON,
             ADD=add is not None,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     return grad_memory, _total(grad_keys, keys), _total(grad_strengths, strengths)
@@ -711,13 +722,13 @@ def allocation_forward(usage: Tensor) -> Tensor:
     b, n = usage.shape
     out = usage.new_empty(b, n)
     if out.numel():
-        _allocation_forward[(b, triton.cdiv(n, SLOTS))](
+        _allocation_forward[(b, triton.cdiv(n, slots_of_tile(n)))](
             usage.contiguous(),
             out,
             n,
             EPS=EPSILON,
-            BI=SLOTS,
-            BJ=SLOTS,
+            BI=slots_of_tile(n),
+            BJ=slots_of_tile(n),
             ACC=ACCUMULATE[usage.dtype],
             num_warps=4,
         )
@@ -729,15 +740,15 @@ def allocation_backward(grad: Tensor, usage: Tensor, out: Tensor) -> Tensor:
     b, n = usage.shape
     grad_usage = usage.new_empty(b, n)
     if grad_usage.numel():
-        _allocation_backward[(b, triton.cdiv(n, SLOTS))](
+        _allocation_backward[(b, triton.cdiv(n, slots_of_tile(n)))](
             usage.contiguous(),
             out.contiguous(),
             grad.contiguous(),
             grad_usage,
             n,
             EPS=EPSILON,
-            BK=SLOTS,
-            BI=SLOTS,
+            BK=slots_of_tile(n),
+            BI=slots_of_tile(n),
             ACC=ACCUMULATE[usage.dtype],
             num_warps=4,
         )
@@ -771,7 +782,7 @@ def write_forward(
             n,
             w,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     return out, write
@@ -814,7 +825,7 @@ def write_backward(
             n,
             w,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     gates_B2, vectors_B2W = _total(gates, memory), _total(vectors, memory)
@@ -834,7 +845,7 @@ def link_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L_BNN, p_BN, f_BRN and b_BRN."""
     (b, n), r = precedence.shape, read.shape[1]
-    blocks = triton.cdiv(n, SLOTS)
+    blocks = triton.cdiv(n, slots_of_tile(n))
     out, out_precedence = link.new_empty(b, n, n), link.new_empty(b, n)
     forward, backward = link.new_empty(b, r, n), _partials(link, b, blocks, r, n)
     if b * n:
@@ -851,8 +862,8 @@ def link_forward(
             R=r,
             HEADS=triton.next_power_of_2(r),
             BOOK=book,
-            BI=SLOTS,
-            BJ=SLOTS,
+            BI=slots_of_tile(n),
+            BJ=slots_of_tile(n),
             ACC=ACCUMULATE[link.dtype],
             num_warps=4,
         )
@@ -872,7 +883,7 @@ def link_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of link, precedence, write and read weightings."""
     (b, n), r = precedence.shape, read.shape[1]
-    blocks = triton.cdiv(n, SLOTS)
+    blocks = triton.cdiv(n, slots_of_tile(n))
     out, own = link.new_empty(b, n, n), _partials(link, b, r + 2, n)
     columns = _partials(link, b, blocks, r + 2, n)
     if b * n:
@@ -892,8 +903,8 @@ def link_backward(
             R=r,
             HEADS=triton.next_power_of_2(r),
             BOOK=book,
-            BI=SLOTS,
-            BJ=SLOTS,
+            BI=slots_of_tile(n),
+            BJ=slots_of_tile(n),
             ACC=ACCUMULATE[link.dtype],
             num_warps=4,
         )
@@ -920,7 +931,7 @@ def read_forward(
             w,
             R=r,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     return words, out
@@ -938,7 +949,8 @@ def read_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of memory (more than ``add``), backward, content, forward and modes."""
     (b, n, w), r = memory.shape, content.shape[1]
-    tile = rows_of_tile(n, w)
+    # Two tiles are held at a time, and what every head adds to one of them.
+    tile = rows_of_tile(n, w, TILE // 2)
     blocks = triton.cdiv(n, tile["BN"])
     out_memory, out_modes = memory.new_empty(b, n, w), _partials(memory, b, blocks, 3, r)
     outs = [memory.new_empty(b, r, n) for _ in range(3)]
@@ -960,7 +972,7 @@ def read_backward(
             R=r,
             ADD=add is not None,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(tile["BN"] * tile["BW"]),
+            num_warps=warps_of_tile(tile),
             **tile,
         )
     return out_memory, outs[0], outs[1], outs[2], _total(out_modes, modes)

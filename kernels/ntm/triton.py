@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
-from kernels.dnc.triton import content_backward, content_scores, rows_of_tile
+from kernels.dnc.triton import content_backward, content_scores, rows_of_tile, warps_of_tile
 from kernels.language import ACCUMULATE, rounded, store
 
 
@@ -125,7 +125,7 @@ def _scratch(like: Tensor, *shape: int) -> Tensor:
 
 
 def _warps(slots: int) -> int:
-    return min(8, max(1, slots // 128))
+    return min(8, max(1, int(triton.next_power_of_2(slots)) // 128))
 
 
 def address_forward(
@@ -140,6 +140,7 @@ def address_forward(
     """The weightings w_BHN, and those by content alone."""
     (b, n, w), (h, s) = memory.shape, shifts.shape[1:]
     out, content = memory.new_empty(b, h, n), memory.new_empty(b, h, n)
+    tile = rows_of_tile(n, w)
     if out.numel():
         _address_forward[(b, h)](
             memory.contiguous(),
@@ -159,8 +160,8 @@ def address_forward(
             EPS=EPSILON,
             ALL=max(16, triton.next_power_of_2(n)),
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(triton.next_power_of_2(n)),
-            **rows_of_tile(n, w),
+            num_warps=max(_warps(n), warps_of_tile(tile)),
+            **tile,
         )
     return out, content
 
@@ -203,7 +204,7 @@ def address_backward(
             EPS=EPSILON,
             ALL=max(16, triton.next_power_of_2(n)),
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=_warps(triton.next_power_of_2(n)),
+            num_warps=_warps(n),
         )
     grad_memory, grad_keys, grad_strengths = content_backward(
         grad_content, memory, keys, strengths, content

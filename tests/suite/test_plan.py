@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite import plan
+from suite import plan, task
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,12 @@ def test_expand_refuses_what_no_task_knows(arguments, message):
 def test_judged_only_takes_what_verdicts_need():
     specs = plan.expand(["ch90.linear"], profile="laptop", judged_only=True)
     assert [s.variant for s in specs] == ["quick", "slow"]
+
+
+def test_triton_without_a_gpu_is_refused_before_anything_runs(toy, monkeypatch):
+    name = next(n for n in task.names() if "triton" in task.find(n).impls)
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ValueError, match="impl 'triton' needs a CUDA device"):
+        plan.expand([name], profile="smoke", impls=["triton"])
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert plan.expand([name], profile="smoke", impls=["triton"])[0].impl == "triton"

@@ -141,3 +141,12 @@ def test_listing_reads_text_and_imports_no_task(tmp_path):
     summary = task.summary("ch90.linear")
     assert summary["title"].startswith("A linear classifier")
     assert summary["chapter"] == "90"
+
+
+def test_version_follows_the_models_and_the_formulas_of_kernels_but_not_their_launchers():
+    assert task._shared_source("kernels.dnc").name == "__init__.py"
+    assert task._shared_source("kernels.dnc.reference").name == "reference.py"
+    assert task._shared_source("tasks.models.dnc").name == "dnc.py"
+    assert task._shared_source("kernels.dnc.op") is None
+    assert task._shared_source("kernels.dnc.triton") is None
+    assert task._shared_source("suite.store") is None

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from suite.plan import expand
+from suite.run import execute
 from tasks.ch12_memory import dnc_copy
 from tasks.models.dnc import DNC
 from tasks.models.ntm import NTM
@@ -68,6 +70,28 @@ def test_ablations_of_one_seed_start_from_the_same_parameters():
     start = _model("dnc").state_dict()
     for variant in ("book_link", "no_links", "no_free_gates"):
         assert all(torch.equal(start[k], v) for k, v in _model(variant).state_dict().items())
+
+
+@pytest.mark.parametrize("variant", ["dnc", "ntm"])
+def test_a_run_comes_to_the_same_in_every_implementation(variant, monkeypatch):
+    """End to end, with the kernels interpreted: metrics, and a record of what computed them."""
+    # The interpreter takes a millisecond and more for every sequence and kernel.
+    monkeypatch.setattr(dnc_copy, "EVALUATED", 3)
+    few = {"iterations": 4, "eval_every": 2, "batch_size": 2}
+    finals = {}
+    for impl in ("torch", "reference", "triton"):
+        [spec] = expand(
+            ["ch12.dnc_copy"], profile="smoke", variants=[variant], impls=[impl], overrides=few
+        )
+        record = execute(spec)
+        assert record.status in ("ok", "target_missed"), record.status_detail
+        op = "dnc.step" if variant == "dnc" else "ntm.address"
+        assert record.kernels.requested == impl
+        assert set(record.kernels.dispatched) == {op}
+        assert set(record.kernels.dispatched[op]) == {impl}
+        finals[impl] = {k: v.value for k, v in record.train.final.items()}
+    assert finals["reference"] == pytest.approx(finals["torch"], rel=1e-3, abs=0.05)
+    assert finals["triton"] == pytest.approx(finals["torch"], rel=1e-3, abs=0.05)
 
 
 @pytest.fixture(scope="module")
