@@ -9,7 +9,7 @@ STORE ?= runs
 SEEDS ?= 0
 JOBS ?=
 
-.PHONY: reproduce smoke test lint check bench clean
+.PHONY: reproduce smoke test lint check gpu bench clean
 .DEFAULT_GOAL := reproduce
 
 # Without a GPU, PyTorch's CPU build saves gigabytes. Its index is only an extra one: where it
@@ -42,6 +42,10 @@ lint: $(STAMP)
 check: lint test
 	$(SUITE) bench compile
 	$(SUITE) report --store results --into README.md --check
+
+# On a machine with an NVIDIA GPU: the kernels as they are compiled, not interpreted.
+gpu: $(STAMP)
+	FDL_GPU_TESTS=1 $(BIN)/python -m pytest -q -n 0 tests/gpu
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest tests/bench --benchmark-only -n 0

@@ -41,7 +41,7 @@ def run(function, args, dtype, grads=None):
     if grads is None:
         g = torch.Generator().manual_seed(7)
         grads = [torch.randn(o.shape, generator=g) for o in outputs]
-    given = [w.to(o.dtype) for w, o in zip(grads, outputs, strict=True)]
+    given = [w.to(o) for w, o in zip(grads, outputs, strict=True)]
     found = torch.autograd.grad(outputs, inputs, given, allow_unused=True)
     found = [torch.zeros_like(i) if f is None else f for f, i in zip(found, inputs, strict=True)]
     return [o.detach() for o in outputs], found, grads

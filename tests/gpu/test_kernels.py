@@ -1,0 +1,53 @@
+"""What the interpreter cannot see: the kernels as they are compiled, on a real GPU.
+
+Run with ``make gpu``, which keeps kernels from being interpreted.
+"""
+
+import importlib
+
+import proof
+import pytest
+import torch
+
+from kernels import compile_gate, dispatch
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() or dispatch.INTERPRETED,
+    reason="needs a CUDA GPU and FDL_GPU_TESTS=1",
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def _cases():
+    for folder in compile_gate.folders():
+        cases = importlib.import_module(f"kernels.{folder}.cases")
+        for op in cases.OPS:
+            for case in (*cases.TEST, *cases.COMPILE):
+                yield pytest.param(folder, op, case, id=f"{folder}.{op}-{case.name}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize(("folder", "op", "case"), [*_cases()])
+def test_values_and_gradients(folder, op, case, dtype):
+    if op == "step" and dtype in (torch.bfloat16, torch.float16):
+        pytest.skip("a step sorts by usages that it has rounded")
+    function = getattr(importlib.import_module(f"kernels.{folder}"), op)
+    cases = importlib.import_module(f"kernels.{folder}.cases")
+    args = cases.arguments(op, case, torch.float32, device="cuda")
+    reference = proof.with_impl(function, "reference")
+    proof.agrees(proof.with_impl(function, "triton"), reference, args, dtype)
+
+
+@pytest.mark.parametrize(("folder", "op", "case"), [*_cases()])
+def test_results_repeat_bit_for_bit(folder, op, case):
+    function = getattr(importlib.import_module(f"kernels.{folder}"), op)
+    cases = importlib.import_module(f"kernels.{folder}.cases")
+    args = cases.arguments(op, case, device="cuda")
+    assert proof.repeats(proof.with_impl(function, "triton"), args)
+
+
+@pytest.mark.parametrize(("folder", "op", "case"), [*_cases()])
+def test_auto_takes_triton(folder, op, case):
+    cases = importlib.import_module(f"kernels.{folder}.cases")
+    args = cases.arguments(op, case, device="cuda")
+    assert dispatch.explain(f"{folder}.{op}", *args).impl == "triton"
