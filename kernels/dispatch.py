@@ -3,8 +3,8 @@
 An op has up to four implementations: ``reference`` (the formula in the shortest correct PyTorch),
 ``torch`` (what PyTorch does best: vectorised, or a vendor's operator), ``compile``
 (``torch.compile`` of the reference) and ``triton`` (this package's kernels). ``auto`` is ``triton``
-on a GPU where it can run and ``torch`` elsewhere; ``explain`` says which, and why. What is asked
-for by name runs, or is an error with the reasons.
+on a GPU where it can run and has been proven, and ``torch`` elsewhere; ``explain`` says which, and
+why. What is asked for by name runs, or is an error with the reasons.
 """
 
 import contextlib
@@ -68,6 +68,8 @@ class Op:
         torch: the fast PyTorch implementation.
         triton: loads the Triton implementation, so that importing the op needs no Triton.
         refusals: the reasons why Triton cannot take these arguments, beside the general ones.
+        proven: whether the kernels have passed ``tests/gpu`` on a GPU. An interpreter sees no race
+            and no barrier, so until then ``auto`` does not take them.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Op:
     torch: Callable[..., Any]
     triton: Callable[[], Callable[..., Any]]
     refusals: Callable[..., list[str]] = field(default=lambda *args, **options: [])
+    proven: bool = False
 
     def __post_init__(self) -> None:
         _OPS[self.name] = self
@@ -106,9 +109,12 @@ class Op:
                     "impl 'torch' runs anywhere"
                 )
             return Choice(self.name, "triton", "asked for")
-        if not reasons and not INTERPRETED:
+        if not reasons and INTERPRETED:
+            reasons = ["Triton would be interpreted, which is for tests"]
+        elif not reasons and not self.proven:
+            reasons = ["its kernels have not been proven on a GPU yet; impl 'triton' runs them"]
+        if not reasons:
             return Choice(self.name, "triton", "a GPU, and nothing speaks against it")
-        reasons = reasons or ["Triton would be interpreted, which is for tests"]
         return Choice(self.name, "torch", "; ".join(reasons))
 
     def _callable(self, impl: str) -> Callable[..., Any]:

@@ -44,10 +44,3 @@ def test_results_repeat_bit_for_bit(folder, op, case):
     cases = importlib.import_module(f"kernels.{folder}.cases")
     args = cases.arguments(op, case, device="cuda")
     assert proof.repeats(proof.with_impl(function, "triton"), args)
-
-
-@pytest.mark.parametrize(("folder", "op", "case"), [*_cases()])
-def test_auto_takes_triton(folder, op, case):
-    cases = importlib.import_module(f"kernels.{folder}.cases")
-    args = cases.arguments(op, case, device="cuda")
-    assert dispatch.explain(f"{folder}.{op}", *args).impl == "triton"

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -70,9 +71,15 @@ def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason,
     assert reason in dispatch.explain("dnc.allocation", _usage()).reason
 
 
-def test_auto_takes_triton_where_nothing_speaks_against_it(monkeypatch):
+def test_auto_takes_triton_where_it_is_proven_and_nothing_speaks_against_it(monkeypatch):
     monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    unproven = dispatch.explain("dnc.allocation", _usage())
+    assert unproven.impl == "torch"
+    assert "not been proven on a GPU" in unproven.reason
+    # A new Op takes its name; setitem puts the old one back.
+    monkeypatch.setitem(dispatch._OPS, "dnc.allocation", dispatch._OPS["dnc.allocation"])
+    dataclasses.replace(dispatch._OPS["dnc.allocation"], proven=True)
     assert dispatch.explain("dnc.allocation", _usage()).impl == "triton"
 
 
