@@ -50,3 +50,11 @@ def tanh(x):
     e = tl.exp(-2 * tl.abs(x))
     t = (1 - e) / (1 + e)
     return tl.where(x < 0, -t, t)
+
+
+@triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr):
+    """``total`` and the matrix product of ``a`` and ``b``, added up in the type of ``total``."""
+    if INTERPRET and a.dtype == tl.bfloat16:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION, out_dtype=total.dtype)
