@@ -1,0 +1,213 @@
+"""Convolution of images, alone or with what usually follows it.
+
+The formulas are in ``kernels.conv2d.reference``; for ``impl`` see ``kernels.dispatch``. The tensors
+have one floating-point dtype and one device, and every one of them gets a gradient, which is
+differentiable again in every ``impl``. In an autocast region they are cast to its type first, those
+of float64 excepted. ``triton`` takes tensors in any layout, those with channels last without a
+copy, and gives images with channels last.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import checks
+from kernels.conv2d import reference, vectorized
+from kernels.dispatch import Op
+
+__all__ = ["conv2d", "conv2d_fused"]
+
+
+def _op(name: str) -> Op:
+    """The op of that name in all its implementations."""
+
+    def triton() -> Any:
+        from kernels.conv2d import op
+
+        return getattr(op, name)
+
+    return Op(f"conv2d.{name}", getattr(reference, name), getattr(vectorized, name), triton)
+
+
+_conv2d, _conv2d_fused = _op("conv2d"), _op("conv2d_fused")
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    impl: str | None = None,
+) -> Tensor:
+    """The convolution (cross-correlation) of images with a kernel, as ``F.conv2d`` has it.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (K, C / groups, R, S).
+        bias: (K,); none when None.
+        stride: pixels from one output to the next, one number or (of rows, of columns).
+        padding: zeros on every side, one number or (above and below, left and right); or
+            ``"valid"`` for none, or ``"same"`` for an output as large as x, which needs a stride
+            of 1; where that takes an odd number of them, there is one more below or on the right.
+        dilation: pixels from one tap to the next, one number or (of rows, of columns).
+        groups: that divide the channels; output channels see the inputs of their own group only.
+        impl: what computes it.
+
+    Returns:
+        (N, K, P, Q), with P = (H + 2 padding - dilation (R - 1) - 1) // stride + 1, Q likewise.
+
+    Raises:
+        ValueError: other shapes or devices, numbers out of range, groups that do not divide the
+            channels, a kernel larger than the padded image, an unknown ``impl``.
+        TypeError: other dtypes, options of other types.
+        Unavailable: ``impl="triton"`` cannot run here.
+    """
+    x, weight, bias = _cast(x, weight, bias)
+    options = _geometry(x, weight, stride, padding, dilation, groups)
+    if bias is not None:
+        _agree(x, weight, {"bias": (bias, "K")})
+    return _conv2d(x, weight, bias, **options, impl=impl)  # type: ignore[no-any-return]
+
+
+def conv2d_fused(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    relu: bool = True,
+    residual: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """relu(scale * convolution + shift + residual), in one pass over the output.
+
+    A bias is a ``shift`` with a ``scale`` of ones. Batch normalisation at evaluation has a scale of
+    gamma / sqrt(variance + eps), and a shift of beta - scale * mean.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (K, C / groups, R, S).
+        scale: (K,).
+        shift: (K,).
+        stride: as ``conv2d``.
+        padding: as ``conv2d``.
+        dilation: as ``conv2d``.
+        groups: as ``conv2d``.
+        relu: cut off below zero.
+        residual: (N, K, P, Q), added before that; none when None.
+        impl: what computes it.
+
+    Returns:
+        (N, K, P, Q).
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``conv2d``.
+    """
+    x, weight, scale, shift, residual = _cast(x, weight, scale, shift, residual)
+    options = _geometry(x, weight, stride, padding, dilation, groups)
+    given = {"scale": (scale, "K"), "shift": (shift, "K")}
+    sizes: dict[str, int] = {}
+    if residual is not None:
+        taps = options["stride"], options["padding"], options["dilation"]
+        sizes["P"], sizes["Q"] = reference.output_size(x.shape[2:], weight.shape[2:], *taps)
+        given["residual"] = (residual, "N K P Q")
+    _agree(x, weight, given, **sizes)
+    if not isinstance(relu, bool):
+        raise TypeError(f"relu is a bool, got {type(relu).__name__}")
+    parts = (x, weight, scale, shift, residual)
+    return _conv2d_fused(*parts, **options, relu=relu, impl=impl)  # type: ignore[no-any-return]
+
+
+def _cast(*tensors: Any) -> tuple[Any, ...]:
+    """The tensors in the type of the autocast region, if there is one."""
+    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else "cpu"
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+
+    def cast(t: Any) -> Any:
+        eligible = isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64
+        return t.to(dtype) if eligible else t
+
+    return tuple(cast(t) for t in tensors)
+
+
+def _agree(x: Tensor, weight: Tensor, given: dict[str, tuple[Tensor, str]], **sizes: int) -> None:
+    """Check tensors against x and weight."""
+    checks.tensors({"x": (x, "N C H W"), "weight": (weight, "K D R S"), **given}, **sizes)
+
+
+def _geometry(
+    x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> dict[str, Any]:
+    """Check the geometry; stride and dilation as pairs, padding as (top, bottom, left, right)."""
+    _agree(x, weight, {})
+    (_, channels, height, width), (outputs, inputs, *taps) = x.shape, weight.shape
+    for name, size in {"C": channels, "H": height, "W": width}.items():
+        if size < 1:
+            raise ValueError(f"x has {name} at least 1, got {size}")
+    if min(weight.shape) < 1:
+        raise ValueError(f"weight has sizes of at least 1, got {tuple(weight.shape)}")
+    if not _is_int(groups):
+        raise TypeError(f"groups is an int, got {type(groups).__name__}")
+    if groups < 1:
+        raise ValueError(f"groups is at least 1, got {groups}")
+    for name, count in {"C": channels, "K": outputs}.items():
+        if count % groups:
+            raise ValueError(f"groups divides {name}={count}, got {groups}")
+    if inputs * groups != channels:
+        expected = f"C / groups = {channels // groups}"
+        raise ValueError(f"weight has {expected} channels in its second place, got {inputs}")
+    steps, apart = _pair("stride", stride, 1), _pair("dilation", dilation, 1)
+    sides = _sides(padding, taps, steps, apart)
+    for i, (name, size) in enumerate({"H": height, "W": width}.items()):
+        room, needed = size + sides[2 * i] + sides[2 * i + 1], apart[i] * (taps[i] - 1) + 1
+        if needed > room:
+            raise ValueError(
+                f"weight covers at most the {room} pixels of the padded {name}={size}, "
+                f"got {taps[i]} taps that cover {needed}"
+            )
+    return {"stride": steps, "padding": sides, "dilation": apart, "groups": groups}
+
+
+def _sides(
+    padding: Any, taps: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int, int, int]:
+    """Padding as (top, bottom, left, right)."""
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"padding is 'same', 'valid', a number or a pair, got {padding!r}")
+        if padding == "valid":
+            return 0, 0, 0, 0
+        if tuple(stride) != (1, 1):
+            raise ValueError(f"padding 'same' needs a stride of 1, got {tuple(stride)}")
+        rows, columns = (d * (t - 1) for t, d in zip(taps, dilation, strict=True))
+        return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+    rows, columns = _pair("padding", padding, 0)
+    return rows, rows, columns, columns
+
+
+def _pair(name: str, given: Any, least: int) -> tuple[int, int]:
+    """One number twice, or two as they are."""
+    values = (given, given) if _is_int(given) else given
+    if not isinstance(values, Sequence) or not all(_is_int(v) for v in values):
+        raise TypeError(f"{name} is an int or a pair of them, got {given!r}")
+    if len(values) != 2:
+        raise ValueError(f"{name} is an int or a pair of them, got {len(values)} numbers")
+    if min(values) < least:
+        raise ValueError(f"{name} is at least {least}, got {given}")
+    return values[0], values[1]
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

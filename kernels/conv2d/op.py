@@ -1,0 +1,270 @@
+"""The kernels as PyTorch ops with gradients that are ops with gradients again.
+
+A convolution, the gradient of its x and that of its weight are bilinear, and the gradients of each
+are the other two, so three ops are differentiable as often as one likes. Kept for the backward are
+the inputs, and of the fused op the output, which says where the relu let through; the convolution
+is not computed again. With G the gradient of the weight of an unscaled convolution, that of the
+scaled one is scale G, and that of the scale is the sum of G times the weight.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.conv2d import triton as launch
+from kernels.conv2d.reference import output_size
+from kernels.register import NAMESPACE, Kernel
+
+# Stride, padding, dilation and groups.
+Options = tuple[Sequence[int], Sequence[int], Sequence[int], int]
+PLAIN: Options = ([1, 1], [0, 0, 0, 0], [1, 1], 1)
+
+
+def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Register ``torch.ops.fdl.conv2d_<name>``, without a gradient as yet."""
+    op = torch.library.custom_op(f"{NAMESPACE}::conv2d_{name}", function, mutates_args=())
+    op.register_fake(fake)
+    return op
+
+
+def _fake_output(x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
+    return launch.images(
+        x, x.shape[0], weight.shape[0], *output_size(x.shape[2:], weight.shape[2:], *options[:3])
+    )
+
+
+def _conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return launch.forward(
+        x, weight, None, bias, None, stride, padding, dilation, groups, relu=False
+    )
+
+
+def _fused(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    return launch.forward(
+        x, weight, scale, shift, residual, stride, padding, dilation, groups, relu
+    )
+
+
+def _backward_x(
+    grad: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return launch.backward_x(grad, weight, size, stride, padding, dilation, groups)
+
+
+def _backward_weight(
+    grad: Tensor,
+    x: Tensor,
+    taps: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    return launch.backward_weight(grad, x, taps, stride, padding, dilation, groups)
+
+
+_conv2d_op = _define(
+    "conv2d",
+    _conv2d,
+    lambda x, weight, bias, *options: _fake_output(x, weight, options),
+)
+_fused_op = _define(
+    "conv2d_fused",
+    _fused,
+    lambda x, weight, scale, shift, residual, *options: _fake_output(x, weight, options),
+)
+_backward_x_op = _define(
+    "backward_x",
+    _backward_x,
+    lambda grad, weight, size, *options: launch.images(
+        grad, grad.shape[0], weight.shape[1] * options[-1], *size
+    ),
+)
+_backward_weight_op = _define(
+    "backward_weight",
+    _backward_weight,
+    lambda grad, x, taps, *options: x.new_empty(grad.shape[1], x.shape[1] // options[-1], *taps),
+)
+
+
+def _gradients(
+    to_x: Callable[..., Tensor],
+    to_weight: Callable[..., Tensor],
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    *options: Any,
+    needs: Sequence[bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias, those that are needed."""
+    return (
+        to_x(grad, weight, x.shape[2:], *options) if needs[0] else None,
+        to_weight(grad, x, weight.shape[2:], *options) if needs[1] else None,
+        grad.sum((0, 2, 3)) if needs[2] else None,
+    )
+
+
+def _fused_gradients(
+    to_x: Callable[..., Tensor],
+    to_weight: Callable[..., Tensor],
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    out: Tensor,
+    residual: Tensor | None,
+    *options: Any,
+    needs: Sequence[bool] = (True, True, True, True, False),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight, scale, shift and residual, those that are needed."""
+    plain, relu = options[:-1], options[-1]
+    if relu:
+        grad = grad.masked_fill(out <= 0, 0)
+    by_K = scale[:, None, None, None]
+    d_x = to_x(grad, weight * by_K, x.shape[2:], *plain) if needs[0] else None
+    d_weight = d_scale = None
+    if needs[1] or needs[2]:
+        unscaled = to_weight(grad, x, weight.shape[2:], *plain)
+        d_weight = unscaled * by_K
+        d_scale = (unscaled * weight).sum((1, 2, 3))
+    d_shift = grad.sum((0, 2, 3)) if needs[3] else None
+    return d_x, d_weight, d_scale, d_shift, grad if needs[4] else None
+
+
+def _of_conv2d(ctx: Any, grad: Tensor) -> Any:
+    found = _gradients(
+        _backward_x_op,
+        _backward_weight_op,
+        grad,
+        *ctx.saved_tensors,
+        *ctx.options,
+        needs=ctx.needs_input_grad[:3],
+    )
+    return (*found, None, None, None, None)
+
+
+def _of_backward_x(ctx: Any, grad: Tensor) -> Any:
+    above, weight = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    d_above = _conv2d_op(grad, weight, None, *ctx.options) if needs[0] else None
+    taps = weight.shape[2:]
+    d_weight = _backward_weight_op(above, grad, taps, *ctx.options) if needs[1] else None
+    return (d_above, d_weight, None, None, None, None, None)
+
+
+def _of_backward_weight(ctx: Any, grad: Tensor) -> Any:
+    above, x = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    d_above = _conv2d_op(x, grad, None, *ctx.options) if needs[0] else None
+    d_x = _backward_x_op(above, grad, x.shape[2:], *ctx.options) if needs[1] else None
+    return (d_above, d_x, None, None, None, None, None)
+
+
+def _of_fused(ctx: Any, grad: Tensor) -> Any:
+    found = _fused_gradients(
+        _backward_x_op,
+        _backward_weight_op,
+        grad,
+        *ctx.saved_tensors,
+        None,
+        *ctx.options,
+        needs=ctx.needs_input_grad[:5],
+    )
+    return (*found, None, None, None, None, None)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the first two tensors and the geometry."""
+    ctx.save_for_backward(*inputs[:2])
+    ctx.options = inputs[3:]
+
+
+def _keep_fused(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3], output)
+    ctx.options = inputs[5:]
+
+
+_conv2d_op.register_autograd(_of_conv2d, setup_context=_keep)
+_backward_x_op.register_autograd(_of_backward_x, setup_context=_keep)
+_backward_weight_op.register_autograd(_of_backward_weight, setup_context=_keep)
+_fused_op.register_autograd(_of_fused, setup_context=_keep_fused)
+
+_conv2d_kernel = Kernel(
+    "conv2d_conv2d",
+    _conv2d_op,
+    _conv2d,
+    functools.partial(_gradients, launch.backward_x, launch.backward_weight),
+    lambda inputs, out: inputs[:2],
+    PLAIN,
+    None,
+)
+_fused_kernel = Kernel(
+    "conv2d_conv2d_fused",
+    _fused_op,
+    _fused,
+    functools.partial(_fused_gradients, launch.backward_x, launch.backward_weight),
+    lambda inputs, out: (*inputs[:3], out),
+    (None, *PLAIN, True),
+    None,
+)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """y_NKPQ."""
+    return _conv2d_kernel(x, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]
+
+
+def conv2d_fused(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None = None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    """relu(scale y + shift + residual), NKPQ."""
+    return _fused_kernel(  # type: ignore[no-any-return]
+        x, weight, scale, shift, residual, stride, padding, dilation, groups, relu
+    )

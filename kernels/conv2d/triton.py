@@ -1,0 +1,496 @@
+"""Triton kernels of convolution, and the functions that launch them; no autograd here.
+
+Images lie channels last, and every kernel is a matrix product whose operands are gathered from them
+(implicit GEMM). Of each the rows, the columns and what is summed over:
+
+    forward             output pixels, output channels, taps and input channels
+    gradient of x       input pixels, input channels, taps and output channels
+    gradient of weight  output channels, taps and input channels, output pixels
+
+Pixels beyond the edge are masked. Where there are few channels, taps and channels are counted in
+one (``FLAT``), so that a block of them is not mostly empty. A stride of s divides the input pixels
+into s classes each way; those of one class meet the same taps and the gradient of x passes over no
+others. The gradient of weight splits the output pixels among programs, each with its own partial
+sums, which are added afterwards: no atomics, so results repeat bit for bit.
+
+What is not a number of channels is not specialised on: one binary serves every size of image,
+stride, padding and dilation. Sums are in float32 (float64 for float64); float32 operands are split
+in three, so that tensor cores do not round them. Launchers take tensors of the shapes given in
+``kernels.conv2d.reference`` in any layout and return new ones, images with their channels last.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.conv2d.reference import output_size
+from kernels.language import ACCUMULATE, dot, store
+
+# Below this many channels of a group, blocks go over taps and channels in one.
+FEW_CHANNELS = 16
+# Bytes of an element, and whether blocks go over taps and channels in one -> the largest blocks of
+# rows, columns and summands that spill no registers, warps of such a block or of half of it, and
+# stages of the pipeline.
+LARGEST = {
+    (2, False): (128, 128, 64, 8, 3),
+    (2, True): (128, 64, 32, 8, 2),
+    (4, False): (128, 64, 32, 8, 2),
+    (4, True): (64, 64, 32, 8, 2),
+    (8, False): (32, 32, 16, 8, 1),
+    (8, True): (32, 32, 16, 8, 1),
+}
+# Pixels that the gradient of weight takes at a time: on sm_80 more of them spill registers.
+MOST_PIXELS = 32
+# Programs that fill a large GPU twice over, and the fewest blocks of summands for one of them.
+PROGRAMS, FEWEST_BLOCKS = 264, 8
+
+GEOMETRY = [
+    "M", "H", "W", "P", "Q",
+    "stride_h", "stride_w", "top", "left", "dilation_h", "dilation_w",
+]  # fmt: skip
+
+
+@triton.jit
+def patch(x_p, image, h, w, tap, channel, inside, H, W, C, dilation_h, dilation_w, S: tl.constexpr):
+    """What ``tap`` sees of ``channel`` where its kernel begins at pixel (h, w); zero outside."""
+    h += tap // S * dilation_h
+    w += tap % S * dilation_w
+    inside &= (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    return tl.load(x_p + ((image * H + h) * W + w) * C + channel, mask=inside, other=0.0)
+
+
+@triton.jit(do_not_specialize=GEOMETRY)
+def _conv2d_forward(
+    x_p,
+    weight_p,
+    scale_p,
+    shift_p,
+    residual_p,
+    out_p,
+    M,
+    H,
+    W,
+    P,
+    Q,
+    C,
+    K,
+    CG,
+    KG,
+    stride_h,
+    stride_w,
+    top,
+    left,
+    dilation_h,
+    dilation_w,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    RELU: tl.constexpr,
+    FLAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Groups of CG input and KG output channels; M output pixels in all."""
+    blocks_n, blocks_m = tl.cdiv(KG, BN), tl.cdiv(M, BM)
+    pid = tl.program_id(0)
+    group = (pid // blocks_n // blocks_m).to(INDEX)
+    m = (pid // blocks_n % blocks_m).to(INDEX) * BM + tl.arange(0, BM)
+    n = pid % blocks_n * BN + tl.arange(0, BN)
+    row, inside_m, inside_n = m[:, None], (m < M)[:, None], (n < KG)[None, :]
+    image, h, w = row // Q // P, row // Q % P * stride_h - top, row % Q * stride_w - left
+    x_p += group * CG
+    weight_p += (group * KG + n)[None, :] * (R * S * CG)
+    total = tl.zeros((BM, BN), ACC)
+    if FLAT:
+        for start in range(0, R * S * CG, BK):
+            j = start + tl.arange(0, BK)
+            inside = j < R * S * CG
+            x = patch(
+                x_p, image, h, w, (j // CG)[None, :], (j % CG)[None, :],
+                inside_m & inside[None, :], H, W, C, dilation_h, dilation_w, S,
+            )  # fmt: skip
+            weight = tl.load(weight_p + j[:, None], mask=inside[:, None] & inside_n, other=0.0)
+            total = dot(x, weight, total, PRECISION)
+    else:
+        blocks_c = tl.cdiv(CG, BK)
+        for step in range(0, R * S * blocks_c):
+            tap = step // blocks_c
+            c = step % blocks_c * BK + tl.arange(0, BK)
+            inside = c < CG
+            x = patch(
+                x_p, image, h, w, tap, c[None, :],
+                inside_m & inside[None, :], H, W, C, dilation_h, dilation_w, S,
+            )  # fmt: skip
+            at = (tap * CG + c)[:, None]
+            weight = tl.load(weight_p + at, mask=inside[:, None] & inside_n, other=0.0)
+            total = dot(x, weight, total, PRECISION)
+    k = group * KG + n
+    if scale_p is not None:
+        total *= tl.load(scale_p + k, mask=n < KG, other=0.0).to(ACC)[None, :]
+    if shift_p is not None:
+        total += tl.load(shift_p + k, mask=n < KG, other=0.0).to(ACC)[None, :]
+    at = row * K + k[None, :]
+    if residual_p is not None:
+        total += tl.load(residual_p + at, mask=inside_m & inside_n, other=0.0).to(ACC)
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)
+    store(out_p + at, total, inside_m & inside_n)
+
+
+@triton.jit
+def first_tap(at, TAPS: tl.constexpr, dilation, stride):
+    """The first tap whose kernel, moved by its stride, lies over a pixel at ``at``; or ``TAPS``."""
+    first = TAPS
+    for i in range(0, TAPS):
+        tap = TAPS - 1 - i
+        first = tl.where((at - tap * dilation) % stride == 0, tap, first)
+    return first
+
+
+@triton.jit(do_not_specialize=[*GEOMETRY, "classes_h", "classes_w", "step_r", "step_s"])
+def _conv2d_backward_x(
+    grad_p,
+    weight_p,
+    out_p,
+    M,
+    H,
+    W,
+    P,
+    Q,
+    C,
+    K,
+    CG,
+    KG,
+    stride_h,
+    stride_w,
+    top,
+    left,
+    dilation_h,
+    dilation_w,
+    classes_h,
+    classes_w,
+    step_r,
+    step_s,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """M input pixels of the largest class; a class meets every ``step_r``-th row of taps."""
+    blocks_n, blocks_m = tl.cdiv(CG, BN), tl.cdiv(M, BM)
+    n = tl.program_id(0) % blocks_n * BN + tl.arange(0, BN)
+    # Classes of the same pixels follow each other: they load the same gradients.
+    pid = tl.program_id(0) // blocks_n
+    class_h, class_w = pid // classes_w % classes_h, pid % classes_w
+    pid = pid // classes_w // classes_h
+    group = (pid // blocks_m).to(INDEX)
+    m = (pid % blocks_m).to(INDEX) * BM + tl.arange(0, BM)
+    rows, columns = tl.cdiv(H, stride_h), tl.cdiv(W, stride_w)
+    image, i, j = m // columns // rows, m // columns % rows, m % columns
+    h, w = i * stride_h + class_h, j * stride_w + class_w
+    inside_m, inside_n = (m < M) & (h < H) & (w < W), (n < CG)[None, :]
+    first_r = first_tap(class_h + top, R, dilation_h, stride_h)
+    first_s = first_tap(class_w + left, S, dilation_w, stride_w)
+    taps_r, taps_s = tl.cdiv(R - first_r, step_r), tl.cdiv(S - first_s, step_s)
+    grad_p += group * KG
+    weight_p += group * KG * (R * S * CG) + n[None, :]
+    total = tl.zeros((BM, BN), ACC)
+    blocks_k = tl.cdiv(KG, BK)
+    for step in range(0, taps_r * taps_s * blocks_k):
+        tap = step // blocks_k
+        r, s = first_r + tap // taps_s * step_r, first_s + tap % taps_s * step_s
+        k = step % blocks_k * BK + tl.arange(0, BK)
+        # Multiples of the stride, by the choice of taps.
+        p = i + (class_h + top - r * dilation_h) // stride_h
+        q = j + (class_w + left - s * dilation_w) // stride_w
+        inside = inside_m & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
+        at = ((image * P + p) * Q + q)[:, None] * K + k[None, :]
+        grad = tl.load(grad_p + at, mask=inside[:, None] & (k < KG)[None, :], other=0.0)
+        at = (k[:, None].to(INDEX) * (R * S) + r * S + s) * CG
+        weight = tl.load(weight_p + at, mask=(k < KG)[:, None] & inside_n, other=0.0)
+        total = dot(grad, weight, total, PRECISION)
+    at = ((image * H + h) * W + w)[:, None] * C + (group * CG + n)[None, :]
+    store(out_p + at, total, inside_m[:, None] & inside_n)
+
+
+@triton.jit(do_not_specialize=[*GEOMETRY, "chunk"])
+def _conv2d_backward_weight(
+    grad_p,
+    x_p,
+    out_p,
+    M,
+    H,
+    W,
+    P,
+    Q,
+    C,
+    K,
+    CG,
+    KG,
+    stride_h,
+    stride_w,
+    top,
+    left,
+    dilation_h,
+    dilation_w,
+    chunk,
+    R: tl.constexpr,
+    S: tl.constexpr,
+    FLAT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ACC: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Partial sums over ``chunk`` of the M output pixels, a (K, R, S, CG) for each chunk."""
+    blocks_n = tl.cdiv(R * S * CG, BN) if FLAT else R * S * tl.cdiv(CG, BN)
+    blocks_m = tl.cdiv(KG, BM)
+    pid, part = tl.program_id(0), tl.program_id(1).to(INDEX)
+    group = (pid // blocks_n // blocks_m).to(INDEX)
+    k = pid // blocks_n % blocks_m * BM + tl.arange(0, BM)
+    n = pid % blocks_n
+    if FLAT:
+        j = n * BN + tl.arange(0, BN)
+        inside_n = (j < R * S * CG)[None, :]
+        tap, c = (j // CG)[None, :], (j % CG)[None, :]
+    else:
+        tap = n // tl.cdiv(CG, BN) if R * S > 1 else 0
+        c = (n % tl.cdiv(CG, BN) * BN + tl.arange(0, BN))[None, :]
+        inside_n = c < CG
+        j = tap * CG + n % tl.cdiv(CG, BN) * BN + tl.arange(0, BN)
+    x_p += group * CG
+    grad_p += group * KG + k[:, None]
+    total = tl.zeros((BM, BN), ACC)
+    for start in range(part * chunk, tl.minimum(part * chunk + chunk, M), BK):
+        m = start + tl.arange(0, BK)
+        row, inside = m[:, None], m < M
+        grad = tl.load(grad_p + m[None, :] * K, mask=inside[None, :] & (k < KG)[:, None], other=0.0)
+        image, h, w = row // Q // P, row // Q % P * stride_h - top, row % Q * stride_w - left
+        x = patch(
+            x_p, image, h, w, tap, c,
+            inside[:, None] & inside_n, H, W, C, dilation_h, dilation_w, S,
+        )  # fmt: skip
+        total = dot(grad, x, total, PRECISION)
+    at = (part * K + group * KG + k)[:, None] * (R * S * CG) + j[None, :]
+    tl.store(out_p + at, total, mask=(k < KG)[:, None] & inside_n)
+
+
+def flat(channels: int, taps: int) -> bool:
+    """Whether blocks go over taps and channels in one: there are few channels in a group."""
+    return channels < FEW_CHANNELS and taps > 1
+
+
+def tile_of(
+    dtype: torch.dtype, together: bool, rows: int, columns: int, summands: int
+) -> dict[str, int]:
+    """Blocks of a matrix product, no larger than the product is.
+
+    Args:
+        dtype: of the operands.
+        together: whether blocks go over taps and channels in one.
+        rows: of the product.
+        columns: of the product.
+        summands: of a sum over channels, or over taps and channels, or over pixels.
+    """
+    most = LARGEST[dtype.itemsize, together]
+    bm, bn, bk = (
+        min(m, max(16, triton.next_power_of_2(n)))
+        for m, n in zip(most, (rows, columns, summands), strict=False)
+    )
+    warps = most[3] if 2 * bm * bn >= most[0] * most[1] else 4
+    return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
+
+
+def parts_of(pixels: int, block: int, programs: int) -> tuple[int, int]:
+    """Into how many parts a sum over pixels is split, and how many pixels make one.
+
+    Args:
+        pixels: summands in all.
+        block: summands that a program takes at a time.
+        programs: how many programs there are for each part.
+    """
+    blocks = max(1, triton.cdiv(pixels, block))
+    parts = max(1, min(PROGRAMS // max(1, programs), blocks // FEWEST_BLOCKS))
+    chunk = triton.cdiv(blocks, parts) * block
+    return max(1, triton.cdiv(pixels, chunk)), chunk
+
+
+def index_type(*tensors: Tensor) -> Any:
+    """Integers wide enough for every element's place."""
+    return tl.int64 if any(t.numel() >= 2**31 for t in tensors) else tl.int32
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The same elements in the order N, H, W, C."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def images(like: Tensor, *shape: int) -> Tensor:
+    """New images of a shape in the order N, C, H, W, that lie channels last."""
+    return torch.empty(
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+    )
+
+
+def _options(x: Tensor, tensors: Sequence[Tensor]) -> dict[str, Any]:
+    return {
+        "PRECISION": "tf32x3" if x.dtype == torch.float32 else "ieee",
+        "ACC": ACCUMULATE[x.dtype],
+        "INDEX": index_type(*tensors),
+    }
+
+
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    """The convolution, scaled, shifted, with a residual and cut off below zero, NKPQ."""
+    (n, c, h, w), (k, cg, r, s) = x.shape, weight.shape
+    p, q = output_size((h, w), (r, s), stride, padding, dilation)
+    out, m, kg, together = images(x, n, k, p, q), n * p * q, k // groups, flat(cg, r * s)
+    tile = tile_of(x.dtype, together, m, kg, r * s * cg if together else cg)
+    if out.numel():
+        blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(kg, tile["BN"]) * groups
+        _conv2d_forward[(blocks,)](
+            _channels_last(x),
+            _channels_last(weight),
+            None if scale is None else scale.contiguous(),
+            None if shift is None else shift.contiguous(),
+            None if residual is None else _channels_last(residual),
+            out,
+            m,
+            h,
+            w,
+            p,
+            q,
+            c,
+            k,
+            cg,
+            kg,
+            *stride,
+            padding[0],
+            padding[2],
+            *dilation,
+            R=r,
+            S=s,
+            RELU=relu,
+            FLAT=together,
+            **_options(x, (x, weight, out)),
+            **tile,
+        )
+    return out
+
+
+def backward_x(
+    grad: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Gradient of x for images of ``size`` (H, W), NCHW."""
+    (n, k, p, q), (_, cg, r, s), (h, w) = grad.shape, weight.shape, size
+    out, kg = images(grad, n, cg * groups, h, w), k // groups
+    classes = min(stride[0], h), min(stride[1], w)
+    m = n * triton.cdiv(h, stride[0]) * triton.cdiv(w, stride[1])
+    tile = tile_of(grad.dtype, False, m, cg, kg)
+    if out.numel():
+        blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(cg, tile["BN"]) * groups
+        _conv2d_backward_x[(blocks * classes[0] * classes[1],)](
+            _channels_last(grad),
+            _channels_last(weight),
+            out,
+            m,
+            h,
+            w,
+            p,
+            q,
+            cg * groups,
+            k,
+            cg,
+            kg,
+            *stride,
+            padding[0],
+            padding[2],
+            *dilation,
+            *classes,
+            *(a // math.gcd(a, b) for a, b in zip(stride, dilation, strict=True)),
+            R=r,
+            S=s,
+            **_options(grad, (grad, weight, out)),
+            **tile,
+        )
+    return out
+
+
+def backward_weight(
+    grad: Tensor,
+    x: Tensor,
+    taps: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Gradient of a weight of ``taps`` (R, S), KCRS."""
+    (n, k, p, q), (_, c, h, w), (r, s) = grad.shape, x.shape, taps
+    m, kg, cg = n * p * q, k // groups, c // groups
+    together = flat(cg, r * s)
+    # A program has channels of one tap, or some of all taps and channels.
+    sets, columns = (1, r * s * cg) if together else (r * s, cg)
+    tile = tile_of(x.dtype, together, kg, columns, min(m, MOST_PIXELS))
+    blocks = triton.cdiv(kg, tile["BM"]) * sets * triton.cdiv(columns, tile["BN"]) * groups
+    parts, chunk = parts_of(m, tile["BK"], blocks)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out = torch.empty((parts, k, r, s, cg), dtype=dtype, device=x.device)
+    _conv2d_backward_weight[(blocks, parts)](
+        _channels_last(grad),
+        _channels_last(x),
+        out,
+        m,
+        h,
+        w,
+        p,
+        q,
+        c,
+        k,
+        cg,
+        kg,
+        *stride,
+        padding[0],
+        padding[2],
+        *dilation,
+        chunk,
+        R=r,
+        S=s,
+        FLAT=together,
+        **_options(x, (grad, x, out)),
+        **tile,
+    )
+    # A copy always: what an op returns must not be a view of something else.
+    summed_KCRS = out.sum(0).permute(0, 3, 1, 2)
+    return summed_KCRS.to(x.dtype, copy=True, memory_format=torch.contiguous_format)
