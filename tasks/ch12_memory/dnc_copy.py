@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kernels import lstm
 from suite.task import Claim, Target, Task
 from tasks.models.dnc import DNC
 from tasks.models.ntm import NTM
@@ -53,9 +54,9 @@ class Config:
 class LSTM(nn.Module):
     """x_BTX to logits_BTY."""
 
-    def __init__(self, n_inputs: int, n_outputs: int, hidden: int, layers: int) -> None:
+    def __init__(self, n_inputs: int, n_outputs: int, hidden: int, layers: int, impl: str) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(n_inputs, hidden, layers, batch_first=True)
+        self.lstm = lstm.LSTM(n_inputs, hidden, layers, batch_first=True, impl=impl)
         self.output = nn.Linear(hidden, n_outputs)
 
     def forward(self, x_BTX: torch.Tensor) -> torch.Tensor:
@@ -65,7 +66,7 @@ class LSTM(nn.Module):
 def build(cfg: Config) -> nn.Module:
     X, Y = cfg.bits + 1, cfg.bits
     if cfg.model == "lstm":
-        return LSTM(X, Y, cfg.lstm_hidden, cfg.lstm_layers)
+        return LSTM(X, Y, cfg.lstm_hidden, cfg.lstm_layers, cfg.impl)
     if cfg.model == "ntm":
         return NTM(X, Y, cfg.hidden, cfg.slots, cfg.word, impl=cfg.impl)
     return DNC(

@@ -72,8 +72,10 @@ def test_ablations_of_one_seed_start_from_the_same_parameters():
         assert all(torch.equal(start[k], v) for k, v in _model(variant).state_dict().items())
 
 
-@pytest.mark.parametrize("variant", ["dnc", "ntm"])
-def test_a_run_comes_to_the_same_in_every_implementation(variant, monkeypatch):
+@pytest.mark.parametrize(
+    ("variant", "op"), [("dnc", "dnc.step"), ("ntm", "ntm.address"), ("lstm", "lstm.lstm")]
+)
+def test_a_run_comes_to_the_same_in_every_implementation(variant, op, monkeypatch):
     """End to end, with the kernels interpreted: metrics, and a record of what computed them."""
     # The interpreter takes a millisecond and more for every sequence and kernel.
     monkeypatch.setattr(dnc_copy, "EVALUATED", 3)
@@ -85,7 +87,6 @@ def test_a_run_comes_to_the_same_in_every_implementation(variant, monkeypatch):
         )
         record = execute(spec)
         assert record.status in ("ok", "target_missed"), record.status_detail
-        op = "dnc.step" if variant == "dnc" else "ntm.address"
         assert record.kernels.requested == impl
         assert set(record.kernels.dispatched) == {op}
         assert set(record.kernels.dispatched[op]) == {impl}
