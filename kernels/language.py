@@ -21,6 +21,21 @@ ACCUMULATE = {
 }
 
 
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums of a type are kept in: float32, or float64 for float64."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def scratch(like: torch.Tensor, *shape: int) -> torch.Tensor:
+    """New memory for sums of what ``like`` holds, on its device."""
+    return torch.empty(shape, dtype=accumulator(like.dtype), device=like.device)
+
+
+def block_of(size: int) -> int:
+    """The smallest block that holds ``size``: a power of 2, and no less than ``tl.dot`` takes."""
+    return max(16, int(triton.next_power_of_2(size)))
+
+
 @triton.jit
 def rounded(x, dtype: tl.constexpr):
     """``x`` as ``dtype``, to nearest even, under the interpreter too."""

@@ -36,6 +36,11 @@ class Kernel:
         return self.op(*args)
 
 
+def empty_like(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """New tensors of the same shapes and types, each contiguous."""
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors)
+
+
 def define(
     name: str,
     forward: Callable[..., Any],

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.attention import triton as launch
-from kernels.register import define
-
-
-def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors)
+from kernels.language import accumulator
+from kernels.register import define, empty_like
 
 
 def _attention(
@@ -39,8 +36,8 @@ def _attention_backward(
 def _fake_attention(
     q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return _like(q)[0], q.new_empty(q.shape[:3], dtype=dtype)
+    dtype = accumulator(q.dtype)
+    return empty_like(q)[0], q.new_empty(q.shape[:3], dtype=dtype)
 
 
 _attention_op = define(
@@ -48,7 +45,7 @@ _attention_op = define(
     _attention,
     _attention_backward,
     fake=_fake_attention,
-    fake_backward=lambda grad, q, k, v, *rest: _like(q, k, v),
+    fake_backward=lambda grad, q, k, v, *rest: empty_like(q, k, v),
     save=lambda inputs, out: (*inputs[:3], *out),
     options=(None, False, 1.0),
     outputs=1,
@@ -101,7 +98,7 @@ _additive_op = define(
         values.new_empty(values.shape[0], values.shape[2]),
         keys.new_empty(keys.shape[:2]),
     ),
-    fake_backward=lambda grad_context, grad_weights, *inputs: _like(*inputs[:4]),
+    fake_backward=lambda grad_context, grad_weights, *inputs: empty_like(*inputs[:4]),
     save=lambda inputs, out: (*inputs[:4], out[1]),
     options=(None,),
 )

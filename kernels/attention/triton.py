@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.language import ACCUMULATE, dot, rounded, store, tanh
+from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, store, tanh
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -591,11 +591,6 @@ def _additive_backward_keys(
         store(grad_keys_p + at, tl.zeros((BL, BA), ACC), inside)
 
 
-def head_width(size: int) -> int:
-    """Columns of the tile that holds heads of some size."""
-    return max(16, int(triton.next_power_of_2(size)))
-
-
 def tile_of(
     table: dict[tuple[int, int], tuple[int, int, int, int]],
     dtype: torch.dtype,
@@ -605,11 +600,11 @@ def tile_of(
 ) -> dict[str, int]:
     """Blocks of queries and keys for heads of some size, no larger than there are of either."""
     narrowest = min(width for item, width in table if item == dtype.itemsize)
-    width = max(narrowest, head_width(size))
+    width = max(narrowest, block_of(size))
     rows, columns, warps, stages = table[dtype.itemsize, width]
     return {
-        "BM": min(rows, max(16, triton.next_power_of_2(queries))),
-        "BN": min(columns, max(16, triton.next_power_of_2(keys))),
+        "BM": min(rows, block_of(queries)),
+        "BN": min(columns, block_of(keys)),
         "num_warps": warps,
         "num_stages": stages,
     }
@@ -631,17 +626,12 @@ def _in_two(scale: float) -> tuple[float, float]:
     return nearest, scale - nearest
 
 
-def _scratch(like: Tensor, *shape: int) -> Tensor:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.empty(shape, dtype=dtype, device=like.device)
-
-
 def attention_forward(
     q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
     """O_BHMD, and of each query the logarithm to base 2 of its sum of exponentials, BHM."""
     (b, h, m, d), n = q.shape, k.shape[2]
-    out, sums = q.new_empty(b, h, m, d), _scratch(q, b, h, m)
+    out, sums = q.new_empty(b, h, m, d), scratch(q, b, h, m)
     tile = tile_of(FORWARD, q.dtype, d, m, n)
     if out.numel():
         _attention_forward[(b * h * triton.cdiv(m, tile["BM"]),)](
@@ -657,7 +647,7 @@ def attention_forward(
             m,
             n,
             D=d,
-            BD=head_width(d),
+            BD=block_of(d),
             PRECISION=_precision(q.dtype),
             ACC=ACCUMULATE[q.dtype],
             **tile,
@@ -680,11 +670,11 @@ def attention_backward(
     (b, h, m, d), n = q.shape, k.shape[2]
     grad_q = q.new_empty(b, h, m, d)
     grad_k, grad_v = k.new_empty(b, h, n, d), v.new_empty(b, h, n, d)
-    products = _scratch(q, b, h, m)
+    products = scratch(q, b, h, m)
     by_keys = tile_of(BACKWARD_KEYS, q.dtype, d, m, n)
     by_queries = tile_of(BACKWARD_QUERIES, q.dtype, d, m, n)
     blocks = (b * h * triton.cdiv(m, by_queries["BM"]),)
-    size: dict[str, Any] = {"D": d, "BD": head_width(d), "ACC": ACCUMULATE[q.dtype]}
+    size: dict[str, Any] = {"D": d, "BD": block_of(d), "ACC": ACCUMULATE[q.dtype]}
     if out.numel():
         _attention_products[blocks](
             out, *_strided(grad), products, h, m, BM=by_queries["BM"], **size
@@ -703,8 +693,8 @@ def attention_backward(
 
 def additive_tile(keys: int, columns: int) -> tuple[int, int]:
     """Keys and columns that a program of additive attention holds at a time."""
-    wide = min(64, max(16, triton.next_power_of_2(columns)))
-    return min(2048 // wide, max(16, triton.next_power_of_2(keys))), wide
+    wide = min(64, block_of(columns))
+    return min(2048 // wide, block_of(keys)), wide
 
 
 def additive_forward(
@@ -713,7 +703,7 @@ def additive_forward(
     """c_BD and w, weights_BL."""
     (b, n, a), d = keys.shape, values.shape[2]
     context, weights = query.new_empty(b, d), query.new_empty(b, n)
-    scores, acc = _scratch(query, b, n), ACCUMULATE[query.dtype]
+    scores, acc = scratch(query, b, n), ACCUMULATE[query.dtype]
     if scores.numel():
         rows, wide = additive_tile(n, a)
         _additive_scores[(b, triton.cdiv(n, rows))](
@@ -758,8 +748,8 @@ def additive_backward(
     """Gradients of query, keys, values and v."""
     (b, n, a), d = keys.shape, values.shape[2]
     grad_query, grad_keys = query.new_empty(b, a), keys.new_empty(b, n, a)
-    grad_values, grad_v = values.new_empty(b, n, d), _scratch(v, b, a)
-    d_weights, acc = _scratch(query, b, n), ACCUMULATE[query.dtype]
+    grad_values, grad_v = values.new_empty(b, n, d), scratch(v, b, a)
+    d_weights, acc = scratch(query, b, n), ACCUMULATE[query.dtype]
     if d_weights.numel():
         rows, wide = additive_tile(n, d)
         _additive_backward_values[(b, triton.cdiv(n, rows))](

@@ -29,7 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.conv2d.reference import output_size
-from kernels.language import ACCUMULATE, dot, store
+from kernels.language import ACCUMULATE, block_of, dot, scratch, store
 
 # Below this many channels of a group, blocks go over taps and channels in one.
 FEW_CHANNELS = 16
@@ -308,8 +308,7 @@ def tile_of(
     """
     most = LARGEST[dtype.itemsize, together]
     bm, bn, bk = (
-        min(m, max(16, triton.next_power_of_2(n)))
-        for m, n in zip(most, (rows, columns, summands), strict=False)
+        min(m, block_of(n)) for m, n in zip(most, (rows, columns, summands), strict=False)
     )
     warps = most[3] if 2 * bm * bn >= most[0] * most[1] else 4
     return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
@@ -465,8 +464,7 @@ def backward_weight(
     tile = tile_of(x.dtype, together, kg, columns, min(m, MOST_PIXELS))
     blocks = triton.cdiv(kg, tile["BM"]) * sets * triton.cdiv(columns, tile["BN"]) * groups
     parts, chunk = parts_of(m, tile["BK"], blocks)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    out = torch.empty((parts, k, r, s, cg), dtype=dtype, device=x.device)
+    out = scratch(x, parts, k, r, s, cg)
     _conv2d_backward_weight[(blocks, parts)](
         _channels_last(grad),
         _channels_last(x),

@@ -12,11 +12,7 @@ from torch import Tensor
 
 from kernels.dnc import triton as launch
 from kernels.dnc.reference import Interface, Parts, State, compose
-from kernels.register import define
-
-
-def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors)
+from kernels.register import define, empty_like
 
 
 def _or_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
@@ -40,7 +36,7 @@ content = define(
     fake=lambda memory, keys, strengths: keys.new_empty(
         keys.shape[0], keys.shape[1], memory.shape[1]
     ),
-    fake_backward=lambda grad, memory, keys, strengths, out: _like(memory, keys, strengths),
+    fake_backward=lambda grad, memory, keys, strengths, out: empty_like(memory, keys, strengths),
     save=lambda inputs, out: (*inputs, out),
     autocast=torch.float32,
 )
@@ -60,8 +56,8 @@ usage = define(
     "dnc_usage",
     _usage,
     _usage_backward,
-    fake=lambda usage, write, read, free: _like(usage)[0],
-    fake_backward=lambda grad, *inputs: _like(*inputs),
+    fake=lambda usage, write, read, free: empty_like(usage)[0],
+    fake_backward=lambda grad, *inputs: empty_like(*inputs),
     save=lambda inputs, out: inputs,
     autocast=torch.float32,
 )
@@ -79,8 +75,8 @@ allocation = define(
     "dnc_allocation",
     _allocation,
     _allocation_backward,
-    fake=lambda usage: _like(usage)[0],
-    fake_backward=lambda grad, usage, out: _like(usage)[0],
+    fake=lambda usage: empty_like(usage)[0],
+    fake_backward=lambda grad, usage, out: empty_like(usage)[0],
     save=lambda inputs, out: (*inputs, out),
     autocast=torch.float32,
 )
@@ -128,8 +124,8 @@ write = define(
     "dnc_write",
     _write,
     _write_backward,
-    fake=lambda memory, allocation, *rest: _like(memory, allocation),
-    fake_backward=lambda grad_memory, grad_write, *inputs: _like(*inputs),
+    fake=lambda memory, allocation, *rest: empty_like(memory, allocation),
+    fake_backward=lambda grad_memory, grad_write, *inputs: empty_like(*inputs),
     save=lambda inputs, out: inputs,
     autocast=torch.float32,
 )
@@ -169,8 +165,8 @@ _link_op = define(
     "dnc_link",
     _link,
     _link_backward,
-    fake=lambda link, precedence, write, read, book: _like(link, precedence, read, read),
-    fake_backward=lambda g, gp, gf, gb, link, precedence, write, read, book: _like(
+    fake=lambda link, precedence, write, read, book: empty_like(link, precedence, read, read),
+    fake_backward=lambda g, gp, gf, gb, link, precedence, write, read, book: empty_like(
         link, precedence, write, read
     ),
     save=lambda inputs, out: inputs[:4],
@@ -214,9 +210,9 @@ read = define(
     _read_backward,
     fake=lambda memory, backward, content, forward, modes: (
         memory.new_empty(memory.shape[0], content.shape[1], memory.shape[2]),
-        *_like(content),
+        *empty_like(content),
     ),
-    fake_backward=lambda grad_words, grad_read, *inputs: _like(*inputs),
+    fake_backward=lambda grad_words, grad_read, *inputs: empty_like(*inputs),
     save=lambda inputs, out: inputs,
     autocast=torch.float32,
 )
@@ -381,10 +377,10 @@ def _step_backward(
 
 def _fake_step(*inputs: Any) -> tuple[Tensor, ...]:
     memory, usage, precedence, link, write, read, _, _, write_key = inputs[:9]
-    (b, n, w), state = memory.shape, _like(memory, usage, precedence, link, write, read)
+    (b, n, w), state = memory.shape, empty_like(memory, usage, precedence, link, write, read)
     words = memory.new_empty(b, read.shape[1], w)
     write_content = memory.new_empty(b, write_key.shape[1], n)
-    return (words, *state, *_like(usage), write_content, *_like(read, read, read))
+    return (words, *state, *empty_like(usage), write_content, *empty_like(read, read, read))
 
 
 _step_op = define(
@@ -392,7 +388,7 @@ _step_op = define(
     _step,
     _step_backward,
     fake=_fake_step,
-    fake_backward=lambda *args: _like(*args[7:23]),
+    fake_backward=lambda *args: empty_like(*args[7:23]),
     save=lambda inputs, out: (*inputs[:16], out[1], out[2], out[5], *out[7:]),
     options=(False,),
     outputs=7,

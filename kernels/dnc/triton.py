@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
-from kernels.language import ACCUMULATE, store
+from kernels.language import ACCUMULATE, block_of, scratch, store
 
 # Elements of a tile: what a program holds in registers at a time.
 TILE = 4096
@@ -571,15 +571,6 @@ def _read_backward(
     store(out_memory_p + (b * N + n[:, None]) * W + w[None, :], grad_memory, inside)
 
 
-def _accumulator(like: Tensor) -> torch.dtype:
-    """What partial sums are kept in."""
-    return torch.float64 if like.dtype == torch.float64 else torch.float32
-
-
-def _partials(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=_accumulator(like), device=like.device)
-
-
 def _total(partials: Tensor, like: Tensor) -> Tensor:
     """The sum over the programs, in the type of ``like``."""
     whole = partials[:, 0] if partials.shape[1] == 1 else partials.sum(1)
@@ -588,14 +579,14 @@ def _total(partials: Tensor, like: Tensor) -> Tensor:
 
 def rows_of_tile(n: int, w: int, elements: int = TILE) -> dict[str, int]:
     """Tiles of the memory: all of a word, as many words as a tile holds."""
-    width = max(16, triton.next_power_of_2(w))
+    width = block_of(w)
     rows = min(max(1, elements // width), triton.next_power_of_2(n))
     return {"BN": max(16, rows), "BW": width}
 
 
 def slots_of_tile(n: int) -> int:
     """Slots of one side of a square tile: of a link matrix, or of a comparison of usages."""
-    return min(SLOTS, max(16, int(triton.next_power_of_2(n))))
+    return min(SLOTS, block_of(n))
 
 
 def warps_of_tile(tile: dict[str, int]) -> int:
@@ -616,7 +607,7 @@ def content_forward(memory: Tensor, keys: Tensor, strengths: Tensor) -> Tensor:
             memory.contiguous(),
             keys.contiguous(),
             strengths.contiguous(),
-            _partials(memory, b, h, n),
+            scratch(memory, b, h, n),
             out,
             h,
             n,
@@ -643,8 +634,8 @@ def content_backward(
     tile = rows_of_tile(n, w, TILE // 2)
     blocks = triton.cdiv(n, tile["BN"])
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
-    grad_keys = _partials(memory, b, blocks, h, w)
-    grad_strengths = _partials(memory, b, blocks, h)
+    grad_keys = scratch(memory, b, blocks, h, w)
+    grad_strengths = scratch(memory, b, blocks, h)
     if b * n * h:
         _content_backward[(b, blocks)](
             memory.contiguous(),
@@ -671,7 +662,7 @@ def content_backward(
 def usage_forward(usage: Tensor, write: Tensor, read: Tensor, free: Tensor) -> Tensor:
     """u_BN."""
     (b, n), r = usage.shape, read.shape[1]
-    out, block = usage.new_empty(b, n), min(256, max(16, triton.next_power_of_2(n)))
+    out, block = usage.new_empty(b, n), min(256, block_of(n))
     if out.numel():
         _usage_forward[(b, triton.cdiv(n, block))](
             usage.contiguous(),
@@ -693,10 +684,10 @@ def usage_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of usage, write and read weightings, and free gates."""
     (b, n), r = usage.shape, read.shape[1]
-    block = min(256, max(16, triton.next_power_of_2(n)))
+    block = min(256, block_of(n))
     blocks = triton.cdiv(n, block)
     grad_usage, grad_write = usage.new_empty(b, n), usage.new_empty(b, n)
-    grad_read, grad_free = usage.new_empty(b, r, n), _partials(usage, b, blocks, r)
+    grad_read, grad_free = usage.new_empty(b, r, n), scratch(usage, b, blocks, r)
     if b * n:
         _usage_backward[(b, blocks)](
             usage.contiguous(),
@@ -805,7 +796,7 @@ def write_backward(
     blocks = triton.cdiv(n, tile["BN"])
     out_memory, out_allocation = memory.new_empty(b, n, w), memory.new_empty(b, n)
     out_content = memory.new_empty(b, n)
-    gates, vectors = _partials(memory, b, blocks, 2), _partials(memory, b, blocks, 2, w)
+    gates, vectors = scratch(memory, b, blocks, 2), scratch(memory, b, blocks, 2, w)
     if b * n:
         _write_backward[(b, blocks)](
             memory.contiguous(),
@@ -847,7 +838,7 @@ def link_forward(
     (b, n), r = precedence.shape, read.shape[1]
     blocks = triton.cdiv(n, slots_of_tile(n))
     out, out_precedence = link.new_empty(b, n, n), link.new_empty(b, n)
-    forward, backward = link.new_empty(b, r, n), _partials(link, b, blocks, r, n)
+    forward, backward = link.new_empty(b, r, n), scratch(link, b, blocks, r, n)
     if b * n:
         _link_forward[(b, blocks)](
             link.contiguous(),
@@ -884,8 +875,8 @@ def link_backward(
     """Gradients of link, precedence, write and read weightings."""
     (b, n), r = precedence.shape, read.shape[1]
     blocks = triton.cdiv(n, slots_of_tile(n))
-    out, own = link.new_empty(b, n, n), _partials(link, b, r + 2, n)
-    columns = _partials(link, b, blocks, r + 2, n)
+    out, own = link.new_empty(b, n, n), scratch(link, b, r + 2, n)
+    columns = scratch(link, b, blocks, r + 2, n)
     if b * n:
         _link_backward[(b, blocks)](
             link.contiguous(),
@@ -952,7 +943,7 @@ def read_backward(
     # Two tiles are held at a time, and what every head adds to one of them.
     tile = rows_of_tile(n, w, TILE // 2)
     blocks = triton.cdiv(n, tile["BN"])
-    out_memory, out_modes = memory.new_empty(b, n, w), _partials(memory, b, blocks, 3, r)
+    out_memory, out_modes = memory.new_empty(b, n, w), scratch(memory, b, blocks, 3, r)
     outs = [memory.new_empty(b, r, n) for _ in range(3)]
     if b * n:
         _read_backward[(b, blocks)](

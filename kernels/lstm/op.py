@@ -6,9 +6,10 @@ Kept are the inputs, the outputs, the gates and the cell states.
 import torch
 from torch import Tensor
 
+from kernels.language import accumulator
 from kernels.lstm import triton as launch
 from kernels.lstm.reference import State
-from kernels.register import define
+from kernels.register import define, empty_like
 
 
 def _lstm(
@@ -67,7 +68,7 @@ def _fake_lstm(
     reverse: bool,
 ) -> tuple[Tensor, ...]:
     (t, b, _), (gates, units) = x.shape, weight_hh.shape
-    kept = torch.float64 if x.dtype == torch.float64 else torch.float32
+    kept = accumulator(x.dtype)
     return (
         x.new_empty(t, b, units),
         x.new_empty(b, units),
@@ -90,7 +91,7 @@ def _fake_backward(
 ) -> tuple[Tensor, ...]:
     bias = weight_ih.new_empty(weight_ih.shape[0])
     like = (x, weight_ih, weight_hh, bias, h, c)
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in like)
+    return empty_like(*like)
 
 
 # The lengths stand with the plain values, for an integer has no gradient.

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.dispatch import INTERPRETED
-from kernels.language import ACCUMULATE, dot, rounded, sigmoid, store, tanh
+from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, sigmoid, store, tanh
 
 # Shared memory that the weights and the gates of one step may take of a program, in bytes.
 RESIDENT = 147_456
@@ -408,15 +408,6 @@ def steps_per_launch(programs: int, steps: int, device: torch.device) -> int:
     return steps if programs <= programs_at_once(device) else 1
 
 
-def _block(size: int) -> int:
-    return max(16, int(triton.next_power_of_2(size)))
-
-
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What the cell state is kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _options(like: Tensor, lengths: Tensor | None, reverse: bool, units: int) -> dict[str, object]:
     return {
         "H": units,
@@ -427,14 +418,14 @@ def _options(like: Tensor, lengths: Tensor | None, reverse: bool, units: int) ->
 
 
 def _resident_bytes(units: int, dtype: torch.dtype) -> int:
-    block = _block(units)
+    block = block_of(units)
     return 4 * (block + ROWS) * block * dtype.itemsize
 
 
 def _resident_tile(units: int, dtype: torch.dtype) -> dict[str, int]:
     large = _resident_bytes(units, dtype) > RESIDENT // 3
     # One stage: loads that run ahead would take the shared memory that the weights need.
-    return {"BB": ROWS, "BU": _block(units), "num_warps": 8 if large else 4, "num_stages": 1}
+    return {"BB": ROWS, "BU": block_of(units), "num_warps": 8 if large else 4, "num_stages": 1}
 
 
 def _split_tile(batch: int, dtype: torch.dtype) -> dict[str, int]:
@@ -485,7 +476,7 @@ def forward(
     (t, b, _), units = x.shape, weight_hh.shape[1]
     gates = F.linear(x, weight_ih, bias).contiguous()
     y = x.new_empty(t, b, units)
-    cells = torch.empty(t, b, units, dtype=_accumulator(x.dtype), device=x.device)
+    cells = scratch(x, t, b, units)
     # The kernels leave out the rows that have no step.
     last_h, last_c = (p.clone(memory_format=torch.contiguous_format) for p in (h, c))
     if y.numel():

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from kernels.ntm import triton as launch
 from kernels.ntm.reference import Head
-from kernels.register import define
+from kernels.register import define, empty_like
 
 
 def _address(
@@ -36,16 +36,12 @@ def _address_backward(
     return launch.address_backward(grad, memory, weights, *head, out, content)
 
 
-def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors)
-
-
 _address_op = define(
     "ntm_address",
     _address,
     _address_backward,
-    fake=lambda memory, weights, *rest: _like(weights, weights),
-    fake_backward=lambda grad, *saved: _like(*saved[:7]),
+    fake=lambda memory, weights, *rest: empty_like(weights, weights),
+    fake_backward=lambda grad, *saved: empty_like(*saved[:7]),
     save=lambda inputs, out: (*inputs, *out),
     outputs=1,
     autocast=torch.float32,

@@ -4,14 +4,13 @@ One program addresses one head. What a thread needs of its neighbours, the shift
 memory behind a barrier of the program's own threads.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
 from kernels.dnc.triton import content_backward, content_scores, rows_of_tile, warps_of_tile
-from kernels.language import ACCUMULATE, rounded, store
+from kernels.language import ACCUMULATE, block_of, rounded, scratch, store
 
 
 @triton.jit
@@ -119,11 +118,6 @@ def _address_backward(
     store(grad_content_p + row + n, gate * d_gated, n < N)
 
 
-def _scratch(like: Tensor, *shape: int) -> Tensor:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return torch.empty(shape, dtype=dtype, device=like.device)
-
-
 def _warps(slots: int) -> int:
     return min(8, max(1, int(triton.next_power_of_2(slots)) // 128))
 
@@ -150,7 +144,7 @@ def address_forward(
             gates.contiguous(),
             shifts.contiguous(),
             sharpness.contiguous(),
-            _scratch(memory, b, h, n),
+            scratch(memory, b, h, n),
             content,
             out,
             h,
@@ -158,7 +152,7 @@ def address_forward(
             w,
             S=s,
             EPS=EPSILON,
-            ALL=max(16, triton.next_power_of_2(n)),
+            ALL=block_of(n),
             ACC=ACCUMULATE[memory.dtype],
             num_warps=max(_warps(n), warps_of_tile(tile)),
             **tile,
@@ -192,8 +186,8 @@ def address_backward(
             content.contiguous(),
             out.contiguous(),
             grad.contiguous(),
-            _scratch(memory, b, h, n),
-            _scratch(memory, b, h, n),
+            scratch(memory, b, h, n),
+            scratch(memory, b, h, n),
             grad_weights,
             grad_content,
             grad_gates,
@@ -202,7 +196,7 @@ def address_backward(
             n,
             S=s,
             EPS=EPSILON,
-            ALL=max(16, triton.next_power_of_2(n)),
+            ALL=block_of(n),
             ACC=ACCUMULATE[memory.dtype],
             num_warps=_warps(n),
         )
