@@ -312,8 +312,14 @@ def version(name: str) -> str:
         tree = _without_docstrings(ast.parse(path.read_bytes()))
         done[path] = ast.unparse(tree)
         todo += [p for m in _imported(tree) if (p := _shared_source(m)) is not None]
-    text = "\n".join(done[p] for p in sorted(done, key=lambda p: p.parts[-3:]))
+    text = "\n".join(done[p] for p in sorted(done, key=_within_checkout))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _within_checkout(path: Path) -> tuple[str, ...]:
+    """A source file's path from its checkout on: the checkout's own name decides nothing."""
+    root = next(r.parent for r in _roots() if path.is_relative_to(r.parent))
+    return path.relative_to(root).parts
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -1,5 +1,10 @@
 import ast
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +155,18 @@ def test_version_follows_the_models_and_the_formulas_of_kernels_but_not_their_la
     assert task._shared_source("kernels.dnc.op") is None
     assert task._shared_source("kernels.dnc.triton") is None
     assert task._shared_source("suite.store") is None
+
+
+def test_version_does_not_depend_on_where_the_checkout_stands(tmp_path):
+    root = Path(task.__file__).parent.parent
+    code = "from suite import task; print(*(task.version(n) for n in task.names()))"
+    said = []
+    for name in ("aaa", "zzz"):
+        for package in ("suite", "kernels", "tasks"):
+            shutil.copytree(root / package, tmp_path / name / package)
+        command = [sys.executable, "-P", "-c", code]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / name)}
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert said[0].strip()
