@@ -10,6 +10,7 @@ from record_factory import claim, make_record
 from suite import report
 from suite.store import Store
 
+wait = pytest.importorskip("selenium.webdriver.support.wait", reason="selenium is not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not (CHROMIUM and DRIVER):
@@ -93,6 +94,11 @@ def find(page, selector):
     return page.find_element("css selector", selector)
 
 
+def eventually(page, condition):
+    """What the browser does in a later turn of its event loop holds before long."""
+    wait.WebDriverWait(page, 60).until(lambda _: condition())
+
+
 def texts(page, selector):
     return page.execute_script(
         "return [...document.querySelectorAll(arguments[0])]"
@@ -125,8 +131,9 @@ def test_pictures_are_shown(page):
     page.execute_script("arguments[0].scrollIntoView()", images[0])
     for details in page.find_elements("css selector", "details"):
         page.execute_script("arguments[0].open = true", details)
-    page.execute_async_script("setTimeout(arguments[0], 300)")
-    assert page.execute_script("return arguments[0].naturalWidth", images[0]) == 1
+    eventually(
+        page, lambda: page.execute_script("return arguments[0].naturalWidth === 1", images[0])
+    )
 
 
 def test_titles_are_text(page):
@@ -165,8 +172,7 @@ def test_the_filters_hide_rows_and_come_back(page):
     assert variants(page) == []
     assert find(page, "#nothing").is_displayed()
     find(page, "#reset").click()
-    page.execute_async_script("setTimeout(arguments[0], 50)")
-    assert variants(page) == everything
+    eventually(page, lambda: variants(page) == everything)
     assert not find(page, "#nothing").is_displayed()
 
 
@@ -184,8 +190,8 @@ def test_details_open_with_the_provenance_and_close(page):
     assert "1a2b3c4d5e6f708192a3b4c5d6e7f80918273645" in dialog.text
     assert len(page.find_elements("css selector", "#details-seeds tbody tr")) == 4
     page.switch_to.active_element.send_keys("\ue00c")
-    assert dialog.get_attribute("open") is None
-    assert page.switch_to.active_element == button
+    eventually(page, lambda: dialog.get_attribute("open") is None)
+    eventually(page, lambda: page.switch_to.active_element == button)
     find(page, ".claims .more").click()
     assert "paired by seed" in dialog.text
     find(page, "#close").click()
@@ -203,7 +209,8 @@ def test_the_theme_follows_the_system_until_chosen(page, url):
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         seen[scheme] = background()
     assert seen["light"] != seen["dark"]
-    assert find(page, "#theme").get_attribute("aria-pressed") == "true"
+    # The button hears of the new scheme in an event, after the style has changed.
+    eventually(page, lambda: find(page, "#theme").get_attribute("aria-pressed") == "true")
     find(page, "#theme").click()
     assert background() == seen["light"]
     page.get(url)
@@ -215,6 +222,7 @@ def test_the_theme_follows_the_system_until_chosen(page, url):
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (768, 1024), (1280, 900)])
 def test_the_body_never_scrolls_sideways(page, width, height):
     resize(page, width, height)
+    eventually(page, lambda: page.execute_script("return innerWidth") == width)
     for details in page.find_elements("css selector", "details"):
         page.execute_script("arguments[0].open = true", details)
     root = page.execute_script(
