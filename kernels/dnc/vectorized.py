@@ -1,113 +1,554 @@
-"""The same step in the fewest and cheapest operators PyTorch has: no loop over heads or slots.
+"""The same mechanisms in the fewest and cheapest operators PyTorch has, gradients in closed form.
 
-Products of many factors become sums of logarithms or running products, elementwise chains become
-``addcmul`` and ``lerp``, reads become batched matrix products. The equations are in
-``kernels.dnc.reference``; shapes as there.
+Autograd keeps every intermediate, and for every factor of a product it passes over the link matrix
+again. Here a mechanism, and a whole step, is one node of its graph: the backward is written out
+beside the forward, adds up in place, and keeps no second link matrix. Nothing loops over heads or
+slots. The equations are in ``kernels.dnc.reference``, and shapes as there; ``x_dBN`` is the
+gradient of ``x_BN``.
+
+A forward returns its outputs and, in groups, what its backward needs beside them and the inputs.
+Second derivatives are those of the reference, and so is what ``torch.compile`` compiles, which
+fuses better than any hand-written sequence of operators.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from kernels.dnc.reference import EPSILON, Parts, compose
+from kernels.dnc import reference
+from kernels.dnc.reference import EPSILON, Interface, Parts, State, compose
 
+# Elements of link matrices that are worked on at a time, a megabyte of float32: what one operator
+# leaves in the cache, the next one finds there.
+SLAB = 2**18
 
-def content(
-    memory_BNW: torch.Tensor, keys_BHW: torch.Tensor, strengths_BH: torch.Tensor
-) -> torch.Tensor:
-    """c_BHN."""
-    products_BHN = torch.bmm(keys_BHW, memory_BNW.transpose(1, 2))
-    words_B1N = (memory_BNW * memory_BNW).sum(-1)[:, None] + EPSILON
-    keys_BH1 = (keys_BHW * keys_BHW).sum(-1, keepdim=True) + EPSILON
-    cosine_BHN = products_BHN / (keys_BH1 * words_B1N).sqrt()
-    return torch.softmax(strengths_BH[..., None] * cosine_BHN, -1)
-
-
-def usage(
-    usage_BN: torch.Tensor,
-    write_BN: torch.Tensor,
-    read_BRN: torch.Tensor,
-    free_gates_BR: torch.Tensor,
-) -> torch.Tensor:
-    """u_BN of this step, from the last step's."""
-    retained_BRN = 1 - free_gates_BR[..., None] * read_BRN
-    psi_BN = functools.reduce(torch.mul, retained_BRN.unbind(1))
-    return torch.addcmul(usage_BN + write_BN, usage_BN, write_BN, value=-1) * psi_BN
+Tensors = tuple[Tensor, ...]
+Grads = tuple[Tensor | None, ...]
+Forward = tuple[Tensors, tuple[Tensors, ...]]
 
 
-def allocation(usage_BN: torch.Tensor) -> torch.Tensor:
-    """a_BN.
+def _node(
+    forward: Callable[..., Forward], backward: Callable[..., Tensors], formula: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A function that is one node of the autograd graph; ``formula`` computes the same values."""
 
-    The product of the usages before a slot is the exponential of a sum of logarithms, whose
-    gradient needs no division by a usage of zero.
+    class Node(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, options: dict[str, bool], *inputs: Tensor) -> Any:
+            outputs, groups = forward(*inputs, **options)
+            ctx.set_materialize_grads(False)
+            ctx.options = options
+            ctx.sizes = [len(group) for group in (inputs, outputs, *groups)]
+            ctx.save_for_backward(*inputs, *outputs, *(t for group in groups for t in group))
+            return outputs if len(outputs) > 1 else outputs[0]
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            saved = iter(ctx.saved_tensors)
+            inputs, *groups = [tuple(next(saved) for _ in range(n)) for n in ctx.sizes]
+            if all(grad is None for grad in grads):
+                return None, *[None] * len(inputs)
+            if torch.is_grad_enabled():
+                return None, *_differentiable(formula, inputs, ctx.options, grads)
+            return None, *backward(grads, inputs, *groups, **ctx.options)
+
+    def call(*inputs: Tensor, **options: bool) -> Any:
+        if torch.compiler.is_compiling():
+            return formula(*inputs, **options)
+        return _outside_autocast(Node.apply, options, *inputs)
+
+    return call
+
+
+def _outside_autocast(apply: Callable[..., Any], options: Any, *inputs: Tensor) -> Any:
+    """Addressing is done in float32 in an autocast region, as the kernels do it."""
+    device = inputs[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return apply(options, *inputs)
+    with torch.autocast(device, enabled=False):
+        return apply(options, *(t if t.dtype == torch.float64 else t.float() for t in inputs))
+
+
+def _differentiable(
+    formula: Callable[..., Any], inputs: Tensors, options: dict[str, bool], grads: Grads
+) -> Grads:
+    """The gradients by autograd, themselves differentiable by ``inputs`` and ``grads``."""
+    outputs = formula(*inputs, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    known = [i for i, grad in enumerate(grads) if grad is not None]
+    wanted = [t for t in inputs if t.requires_grad]
+    found = torch.autograd.grad(
+        [outputs[i] for i in known],
+        wanted,
+        [grads[i] for i in known],
+        create_graph=True,
+        allow_unused=True,
+    )
+    each = iter(found)
+    return tuple(next(each) if t.requires_grad else None for t in inputs)
+
+
+def _or_zeros(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad
+
+
+def _add_outer_(total_BNW: Tensor, left_BRN: Tensor, right_BRW: Tensor) -> Tensor:
+    """Add the outer products of R pairs of rows, in place."""
+    if left_BRN.shape[1] == 1:
+        # A batched matrix product of one term takes four times as long.
+        return total_BNW.addcmul_(left_BRN.mT, right_BRW)
+    return total_BNW.baddbmm_(left_BRN.mT, right_BRW)
+
+
+def _number(value: float, like: Tensor) -> Tensor:
+    """A constant that is made once: a Python number would become a tensor in every call."""
+    return _cached_number(value, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A cached tensor may meet autograd first inside inference mode, and outlive it.
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device=device)
+
+
+@functools.lru_cache(maxsize=16)
+def _lower_triangle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Ones below the diagonal."""
+    with torch.inference_mode(False):
+        return torch.ones(n, n, dtype=dtype, device=device).tril(-1)
+
+
+def _inverse_lengths(rows: Tensor) -> Tensor:
+    """1 / sqrt(x x + eps) of the rows of ``rows``, whose last dimension goes."""
+    squares: Tensor = torch.linalg.vecdot(rows, rows)
+    return squares.add_(_number(EPSILON, rows)).rsqrt_()
+
+
+def _scale(keys_BHW: Tensor, strengths_BH: Tensor) -> tuple[Tensor, Tensors]:
+    """Keys as long as they are strong, of which the softmax takes the products with words."""
+    inverse_BH = _inverse_lengths(keys_BHW)
+    factors_BH = strengths_BH * inverse_BH
+    return keys_BHW * factors_BH.unsqueeze(-1), (inverse_BH, factors_BH)
+
+
+def _scale_backward(
+    scaled_dBHW: Tensor, keys_BHW: Tensor, inverse_BH: Tensor, factors_BH: Tensor
+) -> tuple[Tensor, Tensor]:
+    strengths_dBH = torch.linalg.vecdot(scaled_dBHW, keys_BHW).mul_(inverse_BH)
+    shorter_BH = (strengths_dBH * factors_BH).mul_(inverse_BH)
+    keys_dBHW = scaled_dBHW * factors_BH.unsqueeze(-1)
+    return keys_dBHW.addcmul_(keys_BHW, shorter_BH.unsqueeze(-1), value=-1), strengths_dBH
+
+
+def _match(memory_BNW: Tensor, scaled_BHW: Tensor) -> tuple[Tensor, Tensors]:
+    """c_BHN of keys that were scaled."""
+    inverse_BN = _inverse_lengths(memory_BNW)
+    scores_BHN = torch.bmm(scaled_BHW, memory_BNW.mT).mul_(inverse_BN.unsqueeze(1))
+    return torch.softmax(scores_BHN, -1), (inverse_BN, scores_BHN)
+
+
+def _match_backward(
+    content_dBHN: Tensor,
+    memory_BNW: Tensor,
+    scaled_BHW: Tensor,
+    content_BHN: Tensor,
+    kept: Tensors,
+    total_dBNW: Tensor,
+) -> Tensor:
+    """The gradient of the scaled keys; that of the memory is added to ``total_dBNW``."""
+    inverse_BN, scores_BHN = kept
+    dtype = content_BHN.dtype
+    products_dBHN = torch._softmax_backward_data(content_dBHN, content_BHN, -1, dtype)
+    products_dBHN.mul_(inverse_BN.unsqueeze(1))
+    shorter_BN = (products_dBHN * scores_BHN).sum(1).mul_(inverse_BN)
+    _add_outer_(total_dBNW, products_dBHN, scaled_BHW)
+    total_dBNW.addcmul_(memory_BNW, shorter_BN.unsqueeze(-1), value=-1)
+    return torch.bmm(products_dBHN, memory_BNW)
+
+
+def _content(memory_BNW: Tensor, keys_BHW: Tensor, strengths_BH: Tensor) -> Forward:
+    scaled_BHW, of_keys = _scale(keys_BHW, strengths_BH)
+    content_BHN, of_memory = _match(memory_BNW, scaled_BHW)
+    return (content_BHN,), ((scaled_BHW,), of_keys, of_memory)
+
+
+def _content_backward(
+    grads: Any, inputs: Tensors, outputs: Tensors, scaled: Tensors, of_keys: Tensors, kept: Tensors
+) -> Tensors:
+    memory_BNW, keys_BHW, _ = inputs
+    memory_dBNW = torch.zeros_like(memory_BNW)
+    scaled_dBHW = _match_backward(grads[0], memory_BNW, scaled[0], outputs[0], kept, memory_dBNW)
+    return memory_dBNW, *_scale_backward(scaled_dBHW, keys_BHW, *of_keys)
+
+
+def _usage(usage_BN: Tensor, write_BN: Tensor, read_BRN: Tensor, free_gates_BR: Tensor) -> Forward:
+    one = _number(1.0, usage_BN)
+    retained_BRN = torch.addcmul(one, free_gates_BR.unsqueeze(-1), read_BRN, value=-1)
+    psi_BN = retained_BRN.prod(1)
+    filled_BN = torch.lerp(usage_BN, one, write_BN)
+    return (filled_BN * psi_BN,), ((retained_BRN, psi_BN, filled_BN),)
+
+
+def _usage_backward(grads: Any, inputs: Tensors, _: Tensors, kept: Tensors) -> Tensors:
+    usage_BN, write_BN, read_BRN, free_gates_BR = inputs
+    retained_BRN, psi_BN, filled_BN = kept
+    filled_dBN = grads[0] * psi_BN
+    freed_BRN = (grads[0] * filled_BN).neg_().unsqueeze(1)
+    if retained_BRN.shape[1] > 1:
+        freed_BRN = freed_BRN * _product_of_others(retained_BRN)
+    return (
+        torch.addcmul(filled_dBN, filled_dBN, write_BN, value=-1),
+        torch.addcmul(filled_dBN, filled_dBN, usage_BN, value=-1),
+        freed_BRN * free_gates_BR.unsqueeze(-1),
+        torch.linalg.vecdot(freed_BRN, read_BRN),
+    )
+
+
+def _product_of_others(factors_BRN: Tensor) -> Tensor:
+    """For each head the product of the other heads' factors, any of which may be zero."""
+    own_RR1 = torch.eye(factors_BRN.shape[1], dtype=torch.bool, device=factors_BRN.device)
+    return factors_BRN.unsqueeze(1).masked_fill(own_RR1.unsqueeze(-1), 1).prod(2)
+
+
+def _allocation(usage_BN: Tensor) -> Forward:
+    """As usages are at least eps, the product before a slot is that up to it over its usage."""
+    positive_BN = torch.add(_number(EPSILON, usage_BN), usage_BN, alpha=1 - EPSILON)
+    sorted_BN, phi_BN = positive_BN.sort(dim=1, stable=True)
+    up_to_BN = sorted_BN.cumprod(1)
+    before_BN = up_to_BN / sorted_BN
+    ordered_BN = before_BN - up_to_BN
+    allocation_BN = torch.empty_like(ordered_BN).scatter_(1, phi_BN, ordered_BN)
+    return (allocation_BN,), ((sorted_BN, phi_BN, before_BN, ordered_BN),)
+
+
+def _allocation_backward(grads: Any, inputs: Tensors, _: Tensors, kept: Tensors) -> Tensors:
+    """With the slots in order: du_k = -g_k before_k + sum over i after k of g_i a_i / u_k.
+
+    The sum is made of what comes after and not of the total less what came before: the first slots
+    may hold a million times as much, and the difference would be their rounding.
     """
-    usage_BN = EPSILON + (1 - EPSILON) * usage_BN
-    sorted_BN, phi_BN = usage_BN.sort(dim=1, stable=True)
-    log_BN = sorted_BN.log()
-    sorted_allocation_BN = (1 - sorted_BN) * (log_BN.cumsum(1) - log_BN).exp()
-    return torch.zeros_like(usage_BN).scatter(1, phi_BN, sorted_allocation_BN)
+    sorted_BN, phi_BN, before_BN, ordered_BN = kept
+    after_NN = _lower_triangle(sorted_BN.shape[1], sorted_BN.dtype, sorted_BN.device)
+    ordered_dBN = grads[0].gather(1, phi_BN)
+    sorted_dBN = torch.mm(ordered_dBN * ordered_BN, after_NN).div_(sorted_BN)
+    sorted_dBN.addcmul_(ordered_dBN, before_BN, value=-1)
+    sorted_dBN.mul_(_number(1 - EPSILON, sorted_dBN))
+    return (ordered_dBN.scatter_(1, phi_BN, sorted_dBN),)
 
 
-def write(
-    memory_BNW: torch.Tensor,
-    allocation_BN: torch.Tensor,
-    content_BN: torch.Tensor,
-    allocation_gate_B1: torch.Tensor,
-    write_gate_B1: torch.Tensor,
-    erase_BW: torch.Tensor,
-    write_vector_BW: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """M_BNW of this step and w_w, write_BN."""
-    write_BN = write_gate_B1 * torch.lerp(content_BN, allocation_BN, allocation_gate_B1)
-    change_BNW = torch.addcmul(write_vector_BW[:, None], memory_BNW, erase_BW[:, None], value=-1)
-    return torch.addcmul(memory_BNW, write_BN[..., None], change_BNW), write_BN
+def _write(
+    memory_BNW: Tensor,
+    allocation_BN: Tensor,
+    content_BN: Tensor,
+    allocation_gate_B1: Tensor,
+    write_gate_B1: Tensor,
+    erase_BW: Tensor,
+    vector_BW: Tensor,
+) -> Forward:
+    mixed_BN = torch.lerp(content_BN, allocation_BN, allocation_gate_B1)
+    write_BN = mixed_BN * write_gate_B1
+    change_BNW = _change(memory_BNW, erase_BW, vector_BW)
+    return (torch.addcmul(memory_BNW, change_BNW, write_BN.unsqueeze(-1)), write_BN), ((mixed_BN,),)
+
+
+def _change(memory_BNW: Tensor, erase_BW: Tensor, vector_BW: Tensor) -> Tensor:
+    """What a weight of one does to a word."""
+    return torch.addcmul(vector_BW.unsqueeze(1), memory_BNW, erase_BW.unsqueeze(1), value=-1)
+
+
+def _write_backward(grads: Any, inputs: Tensors, outputs: Tensors, kept: Tensors) -> Tensors:
+    memory_BNW, allocation_BN, content_BN, allocation_gate_B1, write_gate_B1, *vectors = inputs
+    new_dBNW, write_dBN = (_or_zeros(g, o) for g, o in zip(grads, outputs, strict=True))
+    change_BNW = _change(memory_BNW, *vectors)
+    write_dBN = torch.linalg.vecdot(new_dBNW, change_BNW).add_(write_dBN)
+    change_dBNW = new_dBNW * outputs[1].unsqueeze(-1)
+    vector_dBW = change_dBNW.sum(1)
+    memory_dBNW = torch.addcmul(new_dBNW, change_dBNW, vectors[0].unsqueeze(1), value=-1)
+    erase_dBW = change_dBNW.mul_(memory_BNW).sum(1).neg_()
+    mixed_dBN = write_dBN * write_gate_B1
+    allocation_dBN = mixed_dBN * allocation_gate_B1
+    gate_dB = torch.linalg.vecdot(mixed_dBN, allocation_BN - content_BN)
+    return (
+        memory_dBNW,
+        allocation_dBN,
+        mixed_dBN - allocation_dBN,
+        gate_dB.unsqueeze(1),
+        torch.linalg.vecdot(write_dBN, kept[0]).unsqueeze(1),
+        erase_dBW,
+        vector_dBW,
+    )
+
+
+def _in_slabs(function: Callable[..., Tensors], *tensors: Tensor | None) -> Tensors:
+    """Call ``function`` on a few memories of the batch at a time, and join what it returns."""
+    B, N = tensors[-1].shape[0], tensors[-1].shape[-1]  # type: ignore[union-attr]
+    n = max(1, SLAB // max(1, N * N))
+    if n >= B:
+        return function(*tensors)
+    parts = [
+        function(*(None if t is None else t[b : b + n] for t in tensors)) for b in range(0, B, n)
+    ]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+
+def _link(
+    link_BNN: Tensor, precedence_BN: Tensor, write_BN: Tensor, read_BRN: Tensor, *, book: bool
+) -> Forward:
+    new_BNN = torch.empty_like(link_BNN, memory_format=torch.contiguous_format)
+
+    def part(new_BNN: Tensor, link_BNN: Tensor, *vectors: Tensor) -> Tensors:
+        precedence_BN, write_BN, read_BRN = vectors
+        w_i = write_BN.unsqueeze(-1)
+        torch.lerp(link_BNN, precedence_BN.unsqueeze(1), w_i, out=new_BNN)
+        new_BNN.addcmul_(w_i if book else w_i.mT, link_BNN, value=-1)
+        new_BNN.diagonal(dim1=1, dim2=2).zero_()
+        return torch.bmm(read_BRN, new_BNN.mT), torch.bmm(read_BRN, new_BNN)
+
+    forward_BRN, backward_BRN = _in_slabs(
+        part, new_BNN, link_BNN, precedence_BN, write_BN, read_BRN
+    )
+    total_B1 = write_BN.sum(1, keepdim=True)
+    new_BN = (precedence_BN + write_BN).addcmul_(total_B1, precedence_BN, value=-1)
+    return (new_BNN, new_BN, forward_BRN, backward_BRN), ((total_B1,),)
+
+
+def _link_backward(
+    grads: Any, inputs: Tensors, outputs: Tensors, kept: Tensors, *, book: bool
+) -> Tensors:
+    link_BNN, precedence_BN, write_BN, read_BRN = inputs
+    link_dBNN, *small = grads
+    new_dBN, forward_dBRN, backward_dBRN = (
+        _or_zeros(g, o) for g, o in zip(small, outputs[1:], strict=True)
+    )
+    # The gradient of L is df r' + r db': pairs of rows, as they lie side by side.
+    rows_BQN = torch.cat((forward_dBRN, read_BRN, backward_dBRN), 1)
+    old_dBNN = torch.empty_like(link_BNN, memory_format=torch.contiguous_format)
+
+    def part(*tensors: Any) -> Tensors:
+        return _link_part_backward(*tensors, book=book)
+
+    precedence_dBN, write_dBN, read_dBRN = _in_slabs(
+        part, old_dBNN, link_dBNN, link_BNN, outputs[0], rows_BQN, precedence_BN, write_BN
+    )
+    precedence_dBN.add_(new_dBN).addcmul_(new_dBN, kept[0], value=-1)
+    write_dBN.add_(new_dBN).sub_(torch.linalg.vecdot(new_dBN, precedence_BN).unsqueeze(1))
+    return old_dBNN, precedence_dBN, write_dBN, read_dBRN
+
+
+def _link_part_backward(
+    old_dBNN: Tensor,
+    new_dBNN: Tensor | None,
+    link_BNN: Tensor,
+    new_BNN: Tensor,
+    rows_BQN: Tensor,
+    precedence_BN: Tensor,
+    write_BN: Tensor,
+    *,
+    book: bool,
+) -> Tensors:
+    """Fills ``old_dBNN``; the gradients of precedence, write and read weightings."""
+    R = rows_BQN.shape[1] // 3
+    forward_dBRN, backward_dBRN = rows_BQN[:, :R], rows_BQN[:, 2 * R :]
+    outer = rows_BQN[:, : 2 * R].mT, rows_BQN[:, R:]
+    if new_dBNN is None:
+        torch.bmm(*outer, out=old_dBNN)
+    else:
+        old_dBNN.copy_(new_dBNN).baddbmm_(*outer)
+    old_dBNN.diagonal(dim1=1, dim2=2).zero_()
+    read_dBRN = torch.bmm(forward_dBRN, new_BNN).baddbmm_(backward_dBRN, new_BNN.mT)
+    w_i = write_BN.unsqueeze(-1)
+    precedence_dB1N = torch.bmm(w_i.mT, old_dBNN)
+    write_dB1N = torch.bmm(precedence_BN.unsqueeze(1), old_dBNN.mT)
+    product_BNN = old_dBNN * link_BNN
+    of_row_BN = product_BNN.sum(2)
+    write_dBN = write_dB1N.squeeze(1).sub_(of_row_BN)
+    write_dBN.sub_(of_row_BN if book else product_BNN.sum(1))
+    lost = 2 * w_i if book else torch.add(w_i, w_i.mT, out=product_BNN)
+    old_dBNN.addcmul_(old_dBNN, lost, value=-1)
+    return precedence_dB1N.squeeze(1), write_dBN, read_dBRN
+
+
+def _read(
+    memory_BNW: Tensor,
+    backward_BRN: Tensor,
+    content_BRN: Tensor,
+    forward_BRN: Tensor,
+    modes_BSR: Tensor,
+) -> Forward:
+    ways_BSRN = torch.stack((backward_BRN, content_BRN, forward_BRN), 1)
+    read_BRN = (ways_BSRN * modes_BSR.unsqueeze(-1)).sum(1)
+    return (torch.bmm(read_BRN, memory_BNW), read_BRN), ((ways_BSRN,),)
+
+
+def _read_backward(
+    grads: Any,
+    inputs: Tensors,
+    outputs: Tensors,
+    kept: Tensors,
+    memory_dBNW: Tensor | None = None,
+) -> Tensors:
+    """The gradients; that of the memory is more than ``memory_dBNW``, which stays as it is."""
+    memory_BNW, *_, modes_BSR = inputs
+    words_dBRW, read_dBRN = (_or_zeros(g, o) for g, o in zip(grads, outputs, strict=True))
+    read_dBRN = torch.bmm(words_dBRW, memory_BNW.mT).add_(read_dBRN)
+    total_dBNW = torch.zeros_like(memory_BNW) if memory_dBNW is None else memory_dBNW.clone()
+    _add_outer_(total_dBNW, outputs[1], words_dBRW)
+    read_dB1RN = read_dBRN.unsqueeze(1)
+    ways_dBSRN = modes_BSR.unsqueeze(-1) * read_dB1RN
+    return total_dBNW, *ways_dBSRN.unbind(1), torch.linalg.vecdot(kept[0], read_dB1RN)
+
+
+def _gates(to: Interface) -> Tensors:
+    return to.allocation_gate_B1, to.write_gate_B1, to.erase_BW, to.write_vector_BW
+
+
+def _change_memory(state: State, to: Interface, scaled_B1W: Tensor) -> Forward:
+    """The first half of a step: free, allocate and write; M, u and w_w."""
+    usages = (state.usage_BN, state.write_BN, state.read_BRN, to.free_gates_BR)
+    (usage_BN,), (of_usage,) = _usage(*usages)
+    (allocation_BN,), (of_allocation,) = _allocation(usage_BN)
+    match_B1N, of_match = _match(state.memory_BNW, scaled_B1W)
+    (memory_BNW, write_BN), (of_write,) = _write(
+        state.memory_BNW, allocation_BN, match_B1N.squeeze(1), *_gates(to)
+    )
+    groups = ((allocation_BN, match_B1N), of_usage, of_allocation, of_match, of_write)
+    return (memory_BNW, usage_BN, write_BN), groups
+
+
+def _change_memory_backward(
+    grads: Any, state: State, to: Interface, scaled_B1W: Tensor, outputs: Tensors, groups: Any
+) -> tuple[Tensors, Tensors, Tensor]:
+    """The gradients of M, u, w_w and w_r; of gates, vectors and free gates; of the scaled key."""
+    new_dBNW, usage_dBN, write_dBN = grads
+    (allocation_BN, match_B1N), of_usage, of_allocation, of_match, of_write = groups
+    inputs = (state.memory_BNW, allocation_BN, match_B1N.squeeze(1), *_gates(to))
+    memory_dBNW, allocation_dBN, match_dBN, *gates = _write_backward(
+        (new_dBNW, write_dBN), inputs, (outputs[0], outputs[2]), of_write
+    )
+    scaled_dB1W = _match_backward(
+        match_dBN.unsqueeze(1), state.memory_BNW, scaled_B1W, match_B1N, of_match, memory_dBNW
+    )
+    (freed_dBN,) = _allocation_backward((allocation_dBN,), (), (), of_allocation)
+    if usage_dBN is not None:
+        freed_dBN.add_(usage_dBN)
+    usages = (state.usage_BN, state.write_BN, state.read_BRN, to.free_gates_BR)
+    *of_state, free_gates_dBR = _usage_backward((freed_dBN,), usages, (), of_usage)
+    return (memory_dBNW, *of_state), (*gates, free_gates_dBR), scaled_dB1W
+
+
+def _step(*inputs: Tensor, book: bool) -> Forward:
+    state, to = State(*inputs[:6]), Interface(*inputs[6:])
+    keys_BHW = torch.cat((to.write_key_B1W, to.read_keys_BRW), 1)
+    strengths_BH = torch.cat((to.write_strength_B1, to.read_strengths_BR), 1)
+    scaled_BHW, of_keys = _scale(keys_BHW, strengths_BH)
+    (memory_BNW, usage_BN, write_BN), groups = _change_memory(state, to, scaled_BHW[:, :1])
+    content_BRN, of_content = _match(memory_BNW, scaled_BHW[:, 1:])
+    (link_BNN, precedence_BN, forward_BRN, backward_BRN), of_link = _link(
+        state.link_BNN, state.precedence_BN, write_BN, state.read_BRN, book=book
+    )
+    (words_BRW, read_BRN), of_read = _read(
+        memory_BNW, backward_BRN, content_BRN, forward_BRN, to.read_modes_BSR
+    )
+    outputs = (words_BRW, memory_BNW, usage_BN, precedence_BN, link_BNN, write_BN, read_BRN)
+    between = (keys_BHW, scaled_BHW, content_BRN)
+    return outputs, (between, of_keys, of_content, *of_link, *of_read, *groups)
+
+
+def _step_backward(
+    grads: Any, inputs: Tensors, outputs: Tensors, *groups: Tensors, book: bool
+) -> Tensors:
+    """Back through the mechanisms, the last first."""
+    state, to, new = State(*inputs[:6]), Interface(*inputs[6:]), State(*outputs[1:])
+    words_dBRW, new_d = grads[0], State(*grads[1:])
+    (keys_BHW, scaled_BHW, content_BRN), of_keys, of_content, of_link, of_read, *rest = groups
+    memory_dBNW, backward_dBRN, content_dBRN, forward_dBRN, modes_dBSR = _read_backward(
+        (words_dBRW, new_d.read_BRN),
+        (new.memory_BNW, to.read_modes_BSR),
+        (outputs[0], new.read_BRN),
+        of_read,
+        new_d.memory_BNW,
+    )
+    read_keys_dBRW = _match_backward(
+        content_dBRN, new.memory_BNW, scaled_BHW[:, 1:], content_BRN, of_content, memory_dBNW
+    )
+    link_dBNN, precedence_dBN, write_dBN, read_dBRN = _link_backward(
+        (new_d.link_BNN, new_d.precedence_BN, forward_dBRN, backward_dBRN),
+        (state.link_BNN, state.precedence_BN, new.write_BN, state.read_BRN),
+        (new.link_BNN, new.precedence_BN, state.read_BRN, state.read_BRN),
+        of_link,
+        book=book,
+    )
+    if new_d.write_BN is not None:
+        write_dBN.add_(new_d.write_BN)
+    (memory_dBNW, usage_dBN, old_write_dBN, freed_dBRN), gates, write_key_dB1W = (
+        _change_memory_backward(
+            (memory_dBNW, new_d.usage_BN, write_dBN),
+            state,
+            to,
+            scaled_BHW[:, :1],
+            (new.memory_BNW, new.usage_BN, new.write_BN),
+            rest,
+        )
+    )
+    scaled_dBHW = torch.cat((write_key_dB1W, read_keys_dBRW), 1)
+    keys_dBHW, strengths_dBH = _scale_backward(scaled_dBHW, keys_BHW, *of_keys)
+    state_d = State(
+        memory_dBNW, usage_dBN, precedence_dBN, link_dBNN, old_write_dBN, read_dBRN.add_(freed_dBRN)
+    )
+    allocation_gate_dB1, write_gate_dB1, erase_dBW, vector_dBW, free_gates_dBR = gates
+    to_d = Interface(
+        read_keys_BRW=keys_dBHW[:, 1:],
+        read_strengths_BR=strengths_dBH[:, 1:],
+        write_key_B1W=keys_dBHW[:, :1],
+        write_strength_B1=strengths_dBH[:, :1],
+        erase_BW=erase_dBW,
+        write_vector_BW=vector_dBW,
+        free_gates_BR=free_gates_dBR,
+        allocation_gate_B1=allocation_gate_dB1,
+        write_gate_B1=write_gate_dB1,
+        read_modes_BSR=modes_dBSR,
+    )
+    return *state_d, *to_d
+
+
+def _whole(*inputs: Tensor, book: bool) -> Tensors:
+    words_BRW, state = reference.step(State(*inputs[:6]), Interface(*inputs[6:]), book=book)
+    return words_BRW, *state
+
+
+content = _node(_content, _content_backward, reference.content)
+usage = _node(_usage, _usage_backward, reference.usage)
+allocation = _node(_allocation, _allocation_backward, reference.allocation)
+write = _node(_write, _write_backward, reference.write)
+_linked = _node(_link, _link_backward, reference.link)
+read = _node(_read, _read_backward, reference.read)
+_stepped = _node(_step, _step_backward, _whole)
 
 
 def link(
-    link_BNN: torch.Tensor,
-    precedence_BN: torch.Tensor,
-    write_BN: torch.Tensor,
-    read_BRN: torch.Tensor,
+    link_BNN: Tensor,
+    precedence_BN: Tensor,
+    write_BN: Tensor,
+    read_BRN: Tensor,
     *,
     book: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L_BNN and p_BN of this step, f_BRN and b_BRN."""
-    w_i, w_j = write_BN[:, :, None], write_BN[:, None, :]
-    moved_BNN = torch.lerp(link_BNN, precedence_BN[:, None, :], w_i)
-    decayed_BNN = torch.addcmul(moved_BNN, w_i if book else w_j, link_BNN, value=-1)
-    link_BNN = decayed_BNN * _off_diagonal(link_BNN)
-    total_B1 = write_BN.sum(1, keepdim=True)
-    precedence_BN = torch.addcmul(precedence_BN + write_BN, total_B1, precedence_BN, value=-1)
-    forward_BRN = torch.bmm(read_BRN, link_BNN.transpose(1, 2))
-    return link_BNN, precedence_BN, forward_BRN, torch.bmm(read_BRN, link_BNN)
+    return _linked(link_BNN, precedence_BN, write_BN, read_BRN, book=book)  # type: ignore[no-any-return]
 
 
-def read(
-    memory_BNW: torch.Tensor,
-    backward_BRN: torch.Tensor,
-    content_BRN: torch.Tensor,
-    forward_BRN: torch.Tensor,
-    modes_BSR: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The words read, BRW, and w_r, read_BRN."""
-    b, c, f = modes_BSR[..., None].unbind(1)
-    read_BRN = torch.addcmul(torch.addcmul(b * backward_BRN, c, content_BRN), f, forward_BRN)
-    return torch.bmm(read_BRN, memory_BNW), read_BRN
+def step(
+    state: State, to: Interface, *, links: bool = True, book: bool = False
+) -> tuple[Tensor, State]:
+    """The whole step as one node; without links, put together from the others."""
+    if not links:
+        return compose(PARTS, state, to, links=False)
+    words_BRW, *rest = _stepped(*state, *to, book=book)
+    return words_BRW, State(*rest)
 
 
-def _off_diagonal(link_BNN: torch.Tensor) -> torch.Tensor:
-    """1 - I for a link matrix."""
-    n, dtype, device = link_BNN.shape[1], link_BNN.dtype, link_BNN.device
-    made = _made_off_diagonal if torch.compiler.is_compiling() else _cached_off_diagonal
-    return made(n, dtype, device)
-
-
-def _made_off_diagonal(n: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    # A cached tensor may meet autograd first inside inference mode, and outlive it.
-    with torch.inference_mode(False):
-        return 1 - torch.eye(n, dtype=dtype, device=device)
-
-
-_cached_off_diagonal = functools.lru_cache(maxsize=64)(_made_off_diagonal)
-
-step = functools.partial(compose, Parts(content, usage, allocation, write, link, read))
+PARTS = Parts(content, usage, allocation, write, link, read)
