@@ -5,29 +5,43 @@ The equations and their symbols are in ``kernels.dnc.reference``. ``impl`` is ``
 floating-point dtype and one device; every tensor gets a gradient. The gradients of ``triton`` are
 not differentiable again.
 
-Shapes: B batch, N memory slots, W word size, R read heads, H keys; S the 3 modes of a read head,
-in the order backward, content, forward. One write head.
+``sequence`` runs a controller and its memory over a whole sequence; ``Captured`` has a GPU replay
+any module as a CUDA graph.
+
+Shapes: B batch, T time, N memory slots, W word size, R read heads, H keys, X input, C what the
+controller passes on; S the 3 modes of a read head, in the order backward, content, forward. One
+write head.
 """
 
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from kernels import checks
 from kernels.dispatch import Op
-from kernels.dnc import reference, vectorized
+from kernels.dnc import reference, rollout, vectorized
 from kernels.dnc.reference import EPSILON, Interface, State
+from kernels.dnc.rollout import Captured, Carry, Control, Step
 
 __all__ = [
     "EPSILON",
+    "Captured",
+    "Carry",
+    "Control",
     "Interface",
     "State",
+    "Step",
     "allocation",
     "blank",
     "content",
     "link",
     "read",
+    "sequence",
+    "start",
     "step",
+    "steps",
     "usage",
     "write",
 ]
@@ -292,6 +306,84 @@ def step(
         S=3,
     )
     return _step(state, to, links=links, book=book, impl=impl)  # type: ignore[no-any-return]
+
+
+def steps(
+    control: Control,
+    x: Tensor,
+    carry: Carry,
+    *,
+    links: bool = True,
+    book: bool = False,
+    impl: str | None = None,
+) -> Iterator[Step]:
+    """The steps of a sequence one by one, each with all that it did.
+
+    Takes what ``sequence`` takes, and raises what it raises.
+    """
+    _check_sequence(x, carry, None)
+    memory = functools.partial(step, links=links, book=book, impl=impl)
+    return rollout.steps(memory, control, x, carry)
+
+
+def sequence(
+    control: Control,
+    x: Tensor,
+    carry: Carry,
+    *,
+    links: bool = True,
+    book: bool = False,
+    checkpoint_every: int | None = None,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor, Carry]:
+    """A controller and its memory over a whole sequence.
+
+    Args:
+        control: a module or function; takes the input of a step (B, X), the words read in the last
+            step (B, R, W) and its own hidden state, gives the interface, what it passes on (B, C)
+            and its hidden state. Random numbers that it draws repeat when a segment is recomputed.
+        x: (T, B, X), at least one step.
+        carry: the memory's state, the words read last and the controller's hidden state at the
+            beginning; ``start`` for an empty memory.
+        links: as for ``step``.
+        book: as for ``step``.
+        checkpoint_every: keep for the backward what is carried across every so many steps, and
+            compute the steps between again when their gradients are due: T / k + k steps are held
+            in memory instead of T, for the time of one more forward. Same values and gradients.
+        impl: what computes the memory.
+
+    Returns:
+        What the controller passed on (T, B, C), the words read (T, B, R, W), and what is carried
+        on: the next part of a longer sequence begins with it.
+
+    Raises:
+        ValueError: no step, another batch than the memory's, ``checkpoint_every`` below 1; what
+            ``step`` raises.
+        TypeError, Unavailable: as ``step``.
+    """
+    _check_sequence(x, carry, checkpoint_every)
+    memory = functools.partial(step, links=links, book=book, impl=impl)
+    return rollout.run(memory, control, x, carry, checkpoint_every)
+
+
+def _check_sequence(x: Tensor, carry: Carry, every: int | None) -> None:
+    batch = len(carry.state.memory_BNW)
+    if x.dim() != 3 or len(x) < 1 or x.shape[1] != batch:
+        raise ValueError(f"x has shape (T, B={batch}, X) with T at least 1, got {tuple(x.shape)}")
+    if every is not None and every < 1:
+        raise ValueError(f"checkpoint_every is at least 1, got {every}")
+
+
+def start(
+    like: Tensor, batch: int, slots: int, word: int, read_heads: int, hidden: Any = None
+) -> Carry:
+    """What a sequence with an empty memory begins with, of ``like``'s dtype and device.
+
+    Raises:
+        ValueError: as ``blank``.
+    """
+    state = blank(like, batch, slots, word, read_heads)
+    return Carry(state, like.new_zeros(batch, read_heads, word), hidden)
 
 
 def blank(like: Tensor, batch: int, slots: int, word: int, read_heads: int) -> State:
