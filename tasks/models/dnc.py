@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from kernels import dnc
-from kernels.dnc import Interface, State
+from kernels.dnc import Carry, Interface, State
+
+Hidden = tuple[torch.Tensor, torch.Tensor] | None
 
 
 class DNC(nn.Module):
@@ -30,6 +32,8 @@ class DNC(nn.Module):
         free_gates: without, no slot is ever freed.
         book_link: link slots as the book's listing does.
         impl: what computes the addressing; see ``kernels.dispatch``.
+        checkpoint_every: recompute segments of so many steps to save memory; see
+            ``kernels.dnc.sequence``.
     """
 
     def __init__(
@@ -45,11 +49,13 @@ class DNC(nn.Module):
         free_gates: bool = True,
         book_link: bool = False,
         impl: str = "torch",
+        checkpoint_every: int | None = None,
     ) -> None:
         super().__init__()
         self.slots, self.word, self.read_heads = slots, word, read_heads
         self.links, self.free_gates, self.book_link = links, free_gates, book_link
-        self.impl = impl
+        self.options = {"links": links, "book": book_link, "impl": impl}
+        self.checkpoint_every = checkpoint_every
         R, W = read_heads, word
         # What the logistic function squashes stands side by side: erase vector and the gates.
         self.parts = [R * W, W, W, W + R + 2, R + 1, 3 * R]
@@ -77,24 +83,33 @@ class DNC(nn.Module):
             read_modes_BSR=modes.view(-1, 3, R).softmax(1),
         )
 
+    def control(
+        self, x_BX: torch.Tensor, words_BRW: torch.Tensor, hidden: Hidden
+    ) -> tuple[Interface, torch.Tensor, Hidden]:
+        """One step of the controller: what it tells the memory, h_BC, and h and c."""
+        hidden = self.controller(torch.cat((x_BX, words_BRW.flatten(1)), 1), hidden)
+        return self.steer(hidden[0]), hidden[0], hidden
+
+    def begin(self, x_BTX: torch.Tensor) -> tuple[torch.Tensor, Carry]:
+        """x_TBX, and what its first step begins with."""
+        carry = dnc.start(x_BTX, len(x_BTX), self.slots, self.word, self.read_heads)
+        return x_BTX.transpose(0, 1), carry
+
+    def answer(self, hidden_TBC: torch.Tensor, words_TBRW: torch.Tensor) -> torch.Tensor:
+        """Logits_BTY."""
+        seen_TBD = torch.cat((hidden_TBC, words_TBRW.flatten(2)), 2)
+        return self.output(seen_TBD).transpose(0, 1)
+
     def unroll(self, x_BTX: torch.Tensor) -> tuple[torch.Tensor, list[tuple[State, Interface]]]:
         """Logits_BTY, and what the memory held and was told after each time step."""
-        B = len(x_BTX)
-        state = dnc.blank(x_BTX, B, self.slots, self.word, self.read_heads)
-        words_BD, hidden = x_BTX.new_zeros(B, self.read_heads * self.word), None
-        seen: list[torch.Tensor] = []
-        trace: list[tuple[State, Interface]] = []
-        for x_BX in x_BTX.unbind(1):
-            hidden = self.controller(torch.cat((x_BX, words_BD), 1), hidden)
-            to = self.steer(hidden[0])
-            words_BRW, state = dnc.step(
-                state, to, links=self.links, book=self.book_link, impl=self.impl
-            )
-            words_BD = words_BRW.flatten(1)
-            seen += [hidden[0], words_BD]
-            trace.append((state, to))
-        seen_BTD = torch.cat(seen, 1).unflatten(1, (len(trace), -1))
-        return self.output(seen_BTD), trace
+        seen = [*dnc.steps(self.control, *self.begin(x_BTX), **self.options)]
+        hidden_TBC = torch.stack([step.features_BC for step in seen])
+        words_TBRW = torch.stack([step.carry.words_BRW for step in seen])
+        return self.answer(hidden_TBC, words_TBRW), [(s.carry.state, s.to) for s in seen]
 
     def forward(self, x_BTX: torch.Tensor) -> torch.Tensor:
-        return self.unroll(x_BTX)[0]
+        every = self.checkpoint_every
+        hidden_TBC, words_TBRW, _ = dnc.sequence(
+            self.control, *self.begin(x_BTX), checkpoint_every=every, **self.options
+        )
+        return self.answer(hidden_TBC, words_TBRW)
