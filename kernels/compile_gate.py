@@ -101,6 +101,7 @@ def launches(folder: str) -> list[Launch]:
     """Every distinct launch that the cases of an op make, forward and backward."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from kernels import dispatch
     from kernels.register import Kernel
 
     cases = importlib.import_module(f"kernels.{folder}.cases")
@@ -109,9 +110,9 @@ def launches(folder: str) -> list[Launch]:
     found: dict[Launch, None] = {}
     for case in cases.COMPILE:
         for op in cases.OPS:
-            tensors = _leaves(cases.arguments(op, case))
+            given = dispatch.tensors(cases.arguments(op, case))
             with _written_down(f"{folder}: {case.name}", found), FakeTensorMode() as mode:
-                _both_ways(kernels[f"{folder}_{op}"], [mode.from_tensor(t) for t in tensors])
+                _both_ways(kernels[f"{folder}_{op}"], [mode.from_tensor(t) for t in given])
     return list(found)
 
 
@@ -144,13 +145,6 @@ def _written_down(case: str, found: dict[Launch, None]) -> Iterator[None]:
         yield
     finally:
         JITFunction.run = run
-
-
-def _leaves(args: Sequence[Any]) -> list[Any]:
-    found: list[Any] = []
-    for arg in args:
-        found += _leaves(arg) if isinstance(arg, tuple) else [arg]
-    return found
 
 
 def compiled(launch: Launch, architecture: int) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class Op:
             raise ValueError(f"unknown impl {asked!r}. Allowed: {', '.join((AUTO, *IMPLS))}")
         if asked not in ("triton", AUTO):
             return Choice(self.name, asked, "asked for")
-        reasons = [*_machine(_tensors(args)), *self.refusals(*args, **options)]
+        reasons = [*_machine(tensors(args)), *self.refusals(*args, **options)]
         if asked == "triton":
             if reasons:
                 raise Unavailable(
@@ -178,21 +178,21 @@ def _compiled(op: Op) -> Callable[..., Any]:
     return torch.compile(op.reference, fullgraph=True)
 
 
-def _tensors(args: Iterable[Any]) -> list[torch.Tensor]:
+def tensors(args: Iterable[Any]) -> list[torch.Tensor]:
     """The tensors among arguments, those in tuples too."""
     found: list[torch.Tensor] = []
     for arg in args:
         if isinstance(arg, torch.Tensor):
             found.append(arg)
         elif isinstance(arg, tuple):
-            found += _tensors(arg)
+            found += tensors(arg)
     return found
 
 
-def _machine(tensors: list[torch.Tensor]) -> list[str]:
+def _machine(given: list[torch.Tensor]) -> list[str]:
     """Why no Triton kernel can run on these tensors on this machine."""
     reasons = [] if TRITON_INSTALLED else ["Triton is not installed"]
-    devices = {t.device for t in tensors}
+    devices = {t.device for t in given}
     for device in sorted(devices, key=str):
         if device.type == "cuda" and INTERPRETED:
             reasons.append("TRITON_INTERPRET=1 runs kernels on the processor")
@@ -202,5 +202,5 @@ def _machine(tensors: list[torch.Tensor]) -> list[str]:
                 reasons.append(f"{device} has compute capability {capability}, at least 8.0 needed")
         elif device.type != "cpu" or not INTERPRETED:
             reasons.append(f"tensors are on {device}, not on a CUDA device")
-    odd = sorted({str(t.dtype) for t in tensors if t.is_floating_point()} - set(map(str, DTYPES)))
+    odd = sorted({str(t.dtype) for t in given if t.is_floating_point()} - set(map(str, DTYPES)))
     return reasons + ([f"dtype {', '.join(odd)} is not supported"] if odd else [])
