@@ -142,3 +142,25 @@ def test_a_step_against_the_pypi_package(benchmark, case):
     benchmark.group = "dnc.step"
     benchmark.extra_info["fdl"] = {"op": "dnc.step", "impl": "torch", "against": "PyPI dnc"}
     compare(benchmark, ours, theirs)
+
+
+@pytest.mark.parametrize("case", [dnc_cases.COPY, dnc_cases.BABI], ids=lambda c: c.name)
+def test_a_sequence_in_segments_against_a_whole_one(benchmark, case):
+    """What it costs to hold the links of 4 + 4 steps instead of 16: the ratio is below one."""
+    x, start = torch.zeros(16, case.B, 1), dnc.start(torch.zeros(1), case.B, case.N, case.W, case.R)
+    args = (dnc_cases.interface(case), start.state)
+
+    def run(to, state, every=None):
+        features, words, _ = dnc.sequence(
+            lambda x_BX, words_BRW, hidden: (to, words_BRW.flatten(1), None),
+            x,
+            start._replace(state=state),
+            checkpoint_every=every,
+            impl="torch",
+        )
+        return features, words
+
+    calls = [_both_ways(lambda *a, every=every: run(*a, every), args) for every in (4, None)]
+    benchmark.group = "dnc.sequence"
+    benchmark.extra_info["fdl"] = {"op": "dnc.sequence", "impl": "torch", "checkpoint_every": 4}
+    compare(benchmark, *calls)
