@@ -440,67 +440,103 @@ def _change_memory_backward(
     return (memory_dBNW, *of_state), (*gates, free_gates_dBR), scaled_dB1W
 
 
-def _step(*inputs: Tensor, book: bool) -> Forward:
-    state, to = State(*inputs[:6]), Interface(*inputs[6:])
-    keys_BHW = torch.cat((to.write_key_B1W, to.read_keys_BRW), 1)
-    strengths_BH = torch.cat((to.write_strength_B1, to.read_strengths_BR), 1)
-    scaled_BHW, of_keys = _scale(keys_BHW, strengths_BH)
-    (memory_BNW, usage_BN, write_BN), groups = _change_memory(state, to, scaled_BHW[:, :1])
-    content_BRN, of_content = _match(memory_BNW, scaled_BHW[:, 1:])
+def _follow_and_read(
+    state: State,
+    to: Interface,
+    scaled_BRW: Tensor,
+    memory_BNW: Tensor,
+    write_BN: Tensor,
+    book: bool,
+) -> Forward:
+    """The second half of a step: match, link and read; the words, L, p and w_r."""
+    content_BRN, of_content = _match(memory_BNW, scaled_BRW)
     (link_BNN, precedence_BN, forward_BRN, backward_BRN), of_link = _link(
         state.link_BNN, state.precedence_BN, write_BN, state.read_BRN, book=book
     )
     (words_BRW, read_BRN), of_read = _read(
         memory_BNW, backward_BRN, content_BRN, forward_BRN, to.read_modes_BSR
     )
-    outputs = (words_BRW, memory_BNW, usage_BN, precedence_BN, link_BNN, write_BN, read_BRN)
-    between = (keys_BHW, scaled_BHW, content_BRN)
-    return outputs, (between, of_keys, of_content, *of_link, *of_read, *groups)
+    outputs = (words_BRW, link_BNN, precedence_BN, read_BRN)
+    return outputs, ((content_BRN,), of_content, *of_link, *of_read)
 
 
-def _step_backward(
-    grads: Any, inputs: Tensors, outputs: Tensors, *groups: Tensors, book: bool
-) -> Tensors:
-    """Back through the mechanisms, the last first."""
-    state, to, new = State(*inputs[:6]), Interface(*inputs[6:]), State(*outputs[1:])
-    words_dBRW, new_d = grads[0], State(*grads[1:])
-    (keys_BHW, scaled_BHW, content_BRN), of_keys, of_content, of_link, of_read, *rest = groups
+def _follow_and_read_backward(
+    grads: Any,
+    state: State,
+    to: Interface,
+    scaled_BRW: Tensor,
+    outputs: Any,
+    groups: Any,
+    book: bool,
+) -> tuple[Tensor, Tensors, Tensor, Tensor]:
+    """The gradients of M; of L, p, w_w and w_r; of the read modes; of the scaled keys."""
+    (words_dBRW, new_d), (words_BRW, new) = grads, outputs
+    (content_BRN,), of_content, of_link, of_read = groups
     memory_dBNW, backward_dBRN, content_dBRN, forward_dBRN, modes_dBSR = _read_backward(
         (words_dBRW, new_d.read_BRN),
         (new.memory_BNW, to.read_modes_BSR),
-        (outputs[0], new.read_BRN),
+        (words_BRW, new.read_BRN),
         of_read,
         new_d.memory_BNW,
     )
-    read_keys_dBRW = _match_backward(
-        content_dBRN, new.memory_BNW, scaled_BHW[:, 1:], content_BRN, of_content, memory_dBNW
+    scaled_dBRW = _match_backward(
+        content_dBRN, new.memory_BNW, scaled_BRW, content_BRN, of_content, memory_dBNW
     )
-    link_dBNN, precedence_dBN, write_dBN, read_dBRN = _link_backward(
+    links = _link_backward(
         (new_d.link_BNN, new_d.precedence_BN, forward_dBRN, backward_dBRN),
         (state.link_BNN, state.precedence_BN, new.write_BN, state.read_BRN),
         (new.link_BNN, new.precedence_BN, state.read_BRN, state.read_BRN),
         of_link,
         book=book,
     )
+    return memory_dBNW, links, modes_dBSR, scaled_dBRW
+
+
+def _step(*inputs: Tensor, book: bool) -> Forward:
+    state, to = State(*inputs[:6]), Interface(*inputs[6:])
+    keys_BHW = torch.cat((to.write_key_B1W, to.read_keys_BRW), 1)
+    strengths_BH = torch.cat((to.write_strength_B1, to.read_strengths_BR), 1)
+    scaled_BHW, of_keys = _scale(keys_BHW, strengths_BH)
+    (memory_BNW, usage_BN, write_BN), changing = _change_memory(state, to, scaled_BHW[:, :1])
+    (words_BRW, link_BNN, precedence_BN, read_BRN), reading = _follow_and_read(
+        state, to, scaled_BHW[:, 1:], memory_BNW, write_BN, book
+    )
+    outputs = (words_BRW, memory_BNW, usage_BN, precedence_BN, link_BNN, write_BN, read_BRN)
+    return outputs, ((keys_BHW, scaled_BHW), of_keys, *reading, *changing)
+
+
+def _step_backward(
+    grads: Any, inputs: Tensors, outputs: Tensors, *groups: Tensors, book: bool
+) -> Tensors:
+    """Back through both halves, the second first."""
+    state, to, new = State(*inputs[:6]), Interface(*inputs[6:]), State(*outputs[1:])
+    new_d = State(*grads[1:])
+    (keys_BHW, scaled_BHW), of_keys, *halves = groups
+    memory_dBNW, links, modes_dBSR, read_keys_dBRW = _follow_and_read_backward(
+        (grads[0], new_d), state, to, scaled_BHW[:, 1:], (outputs[0], new), halves[:4], book
+    )
+    link_dBNN, precedence_dBN, write_dBN, read_dBRN = links
     if new_d.write_BN is not None:
         write_dBN.add_(new_d.write_BN)
-    (memory_dBNW, usage_dBN, old_write_dBN, freed_dBRN), gates, write_key_dB1W = (
-        _change_memory_backward(
-            (memory_dBNW, new_d.usage_BN, write_dBN),
-            state,
-            to,
-            scaled_BHW[:, :1],
-            (new.memory_BNW, new.usage_BN, new.write_BN),
-            rest,
-        )
+    written = (new.memory_BNW, new.usage_BN, new.write_BN)
+    into = (memory_dBNW, new_d.usage_BN, write_dBN)
+    of_state, gates, write_key_dB1W = _change_memory_backward(
+        into, state, to, scaled_BHW[:, :1], written, halves[4:]
     )
+    memory_dBNW, usage_dBN, old_write_dBN, freed_dBRN = of_state
     scaled_dBHW = torch.cat((write_key_dB1W, read_keys_dBRW), 1)
     keys_dBHW, strengths_dBH = _scale_backward(scaled_dBHW, keys_BHW, *of_keys)
-    state_d = State(
-        memory_dBNW, usage_dBN, precedence_dBN, link_dBNN, old_write_dBN, read_dBRN.add_(freed_dBRN)
-    )
+    old_read_dBRN = read_dBRN.add_(freed_dBRN)
+    state_d = (memory_dBNW, usage_dBN, precedence_dBN, link_dBNN, old_write_dBN, old_read_dBRN)
+    return *state_d, *_of_interface(keys_dBHW, strengths_dBH, gates, modes_dBSR)
+
+
+def _of_interface(
+    keys_dBHW: Tensor, strengths_dBH: Tensor, gates: Tensors, modes_dBSR: Tensor
+) -> Interface:
+    """The gradients in their places; of the keys, the first is the write head's."""
     allocation_gate_dB1, write_gate_dB1, erase_dBW, vector_dBW, free_gates_dBR = gates
-    to_d = Interface(
+    return Interface(
         read_keys_BRW=keys_dBHW[:, 1:],
         read_strengths_BR=strengths_dBH[:, 1:],
         write_key_B1W=keys_dBHW[:, :1],
@@ -512,7 +548,6 @@ def _step_backward(
         write_gate_B1=write_gate_dB1,
         read_modes_BSR=modes_dBSR,
     )
-    return *state_d, *to_d
 
 
 def _whole(*inputs: Tensor, book: bool) -> Tensors:

@@ -8,6 +8,8 @@ controller, X input, Y output; S the 3 modes of a read head, in the order backwa
 forward. One write head.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ class DNC(nn.Module):
         super().__init__()
         self.slots, self.word, self.read_heads = slots, word, read_heads
         self.links, self.free_gates, self.book_link = links, free_gates, book_link
-        self.options = {"links": links, "book": book_link, "impl": impl}
+        self.options: dict[str, Any] = {"links": links, "book": book_link, "impl": impl}
         self.checkpoint_every = checkpoint_every
         R, W = read_heads, word
         # What the logistic function squashes stands side by side: erase vector and the gates.
