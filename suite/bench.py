@@ -7,6 +7,7 @@ providers asked for is measured again as a whole.
 
 import fnmatch
 import hashlib
+import importlib.metadata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from kernels.bench.workload import MODES, Workload, ops, workloads
 from suite import provenance
 from suite.record import (
     Accuracy,
+    Check,
     Clock,
     CodeInfo,
     ConfigInfo,
@@ -51,7 +53,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 # What would be measured again with the same end.
-SETTLED = frozenset({"ok", "invalid", "skipped", "oom"})
+SETTLED = frozenset({"ok", "invalid", "skipped", "oom", "timeout"})
 DEFAULT_MODES = ("forward", "full")
 ROUNDS = 20
 # Of matrix products in a call. A processor does some 50 GFLOP a second; a float64 reference, a
@@ -236,7 +238,7 @@ def _measured(
     campaign: str,
     code: CodeInfo,
 ) -> Iterator[Record]:
-    started, begin = _utc(), perf_counter()
+    started, begin = utc(), perf_counter()
     node, extra = provenance.node(), {}
     if _too_large(session.workload, most_gflop):
         detail = f"more than {most_gflop:g} GFLOP a call; --most-gflop sets the limit"
@@ -265,11 +267,17 @@ def task_id(op: str) -> str:
     return f"kernels.{op}"
 
 
-def version(op: str) -> str:
-    """SHA-256 of the code that computes an op: its folder, and what all kernels share."""
+def version(op: str, configs: bool = True) -> str:
+    """SHA-256 of the code that computes an op: its folder, and what all kernels share.
+
+    Args:
+        op: its name.
+        configs: whether launch parameters count, which do not change what is computed.
+    """
     shared = ("dispatch.py", "register.py", "language.py", "checks.py", "tuning.py")
     files = [*(KERNELS / op.partition(".")[0]).glob("*.py"), *(KERNELS / s for s in shared)]
-    files += (KERNELS / "configs" / op.partition(".")[0]).glob("*.json")
+    if configs:
+        files += (KERNELS / "configs" / op.partition(".")[0]).glob("*.json")
     content = hashlib.sha256()
     for path in sorted(p for p in files if p.exists() and p.name != "cases.py"):
         content.update(f"{path.relative_to(KERNELS)}\n".encode() + path.read_bytes())
@@ -290,7 +298,8 @@ def cell_id(w: Workload, provider: str) -> str:
     return digest(
         {
             **_config(w, provider),
-            "version": version(w.op),
+            # Launch parameters change what our kernels cost, and nothing else's.
+            "version": version(w.op, configs=provider == "triton"),
             "device_name": device_name(w.device),
             "torch": env.torch.version,
             "triton": (env.triton or {}).get("version"),
@@ -322,11 +331,10 @@ def _record(
     **envelope: Any,
 ) -> Record:
     """The record of one provider."""
-    impl = outcome.dispatched.get(w.op, {})
     micro = Micro(
         op=w.op,
         provider=outcome.provider,
-        resolved=next(iter(impl), outcome.provider),
+        resolved=_resolved(w, outcome),
         mode=w.mode,  # type: ignore[arg-type]
         dtype=str(w.dtype).removeprefix("torch."),
         case=w.name,
@@ -354,6 +362,14 @@ def _record(
         dispatched=outcome.dispatched,
         **envelope,
     )
+
+
+def _resolved(w: Workload, outcome: Outcome) -> str:
+    """The implementation that ran; of a public package its version, of others their name."""
+    package = providers(w.op)[outcome.provider].package
+    if package:
+        return f"{package} {importlib.metadata.version(package)}"
+    return next(iter(outcome.dispatched.get(w.op, {})), outcome.provider)
 
 
 def _accuracy(found: Error) -> Accuracy:
@@ -389,7 +405,7 @@ def _work(w: Workload, outcome: Outcome) -> WorkInfo | None:
 
 
 def sealed(
-    micro: Micro | None,
+    part: Micro | Check,
     *,
     run_id: str,
     version: str,
@@ -404,7 +420,7 @@ def sealed(
     """A record of something that is no task: what a task would say of itself is left empty.
 
     Args:
-        micro: what was timed, or None for a record with another part.
+        part: what was timed or checked.
         run_id: the same for the same thing measured again.
         version: of the code.
         config: what was asked for.
@@ -418,8 +434,9 @@ def sealed(
     Raises:
         pydantic.ValidationError: content that the schema does not allow.
     """
-    name = task_id(micro.op) if micro else str(config["name"])
-    ended = _utc()
+    micro = part if isinstance(part, Micro) else None
+    name = task_id(micro.op if micro else str(config["name"]))
+    ended = utc()
     cores, load = provenance.cores(), provenance.load1() or 0.0
     content: dict[str, Any] = {
         "kind": "micro" if micro else "check",
@@ -467,10 +484,11 @@ def sealed(
             recovery_s=0.0,
         ),
         "cost": Cost(energy_method="not measured"),
-        "micro": micro,
+        "micro" if micro else "check": part,
     }
     return seal(**content | envelope)
 
 
-def _utc() -> str:
+def utc() -> str:
+    """The time now, as records have it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

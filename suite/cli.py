@@ -377,6 +377,33 @@ def bench_kernels(
     return _ended(records)
 
 
+@bench_app.command("tune")
+def bench_tune(
+    op: Annotated[list[str] | None, typer.Option(help="Only these ops. Repeatable.")] = None,
+    store: StoreURI = DEFAULT_STORE,
+) -> int:
+    """Find launch parameters for this machine's GPU, and write them to kernels/configs."""
+    from suite import gpu
+
+    gpu.check_machine()
+    return gpu.tune_ops(op or list(gpu.TUNED), store)
+
+
+@app.command("gpu")
+def gpu_(
+    budget_minutes: Annotated[float, typer.Option(help="Stop cleanly after that; at most 9.")] = 8,
+    store: StoreURI = "results",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="tests, baselines, tuner, table, racecheck or paper. Repeatable."),
+    ] = None,
+) -> int:
+    """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""
+    from suite import gpu
+
+    return gpu.command(budget_minutes, store, only or ())
+
+
 @app.command()
 def doctor(store: StoreURI = DEFAULT_STORE) -> int:
     """Say what this machine has and lacks, and what that means for what can run."""

@@ -159,17 +159,8 @@ class Benchmarks:
         self.done += 1
         self.progress.update(self.bar, completed=self.done)
         if records:
-            line = f"[{self.done}/{self.total}] {session}: {', '.join(map(speed, records))}"
+            line = f"[{self.done}/{self.total}] {session}: {', '.join(r.brief for r in records)}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def speed(record: Record) -> str:
-    """One provider's median, or why there is none."""
-    name = record.impl
-    if record.micro is None or not record.micro.timings:
-        return f"{name} {record.status} ({record.status_detail})"
-    shown = [f"{statistics.median(t.samples_s) * 1e3:.4g}" for t in record.micro.timings]
-    return f"{name} {' / '.join(shown)} ms"
 
 
 def outcome(record: Record) -> str:

@@ -7,6 +7,7 @@ or infinity never stand for "no value": that is ``null`` plus a status.
 
 import hashlib
 import json
+import statistics
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -411,6 +412,14 @@ class Record(_Part):
     def name(self) -> str:
         """The record's path inside a store."""
         return f"records/{self.task.id}/{self.run_id[:16]}.{self.record_id[:16]}.json"
+
+    @property
+    def brief(self) -> str:
+        """Of a provider the medians by all clocks, or why there are none."""
+        if self.micro is None or not self.micro.timings:
+            return f"{self.impl} {self.status} ({self.status_detail})"
+        medians = (statistics.median(t.samples_s) for t in self.micro.timings)
+        return f"{self.impl} {' / '.join(f'{1e3 * m:.4g}' for m in medians)} ms"
 
     def to_json(self) -> str:
         """The canonical text of the record."""

@@ -56,12 +56,14 @@ class Provider:
         gpu_only: whether it is left out on a processor, unless asked for by name.
         own_formula: whether it defines the op otherwise, so that it is compared with itself in
             float64 and not with our reference.
+        package: the distribution that it comes from, unless that is ours or PyTorch.
     """
 
     name: str
     build: Callable[[Workload], Call]
     gpu_only: bool = False
     own_formula: bool = False
+    package: str = ""
 
 
 def flat(found: Any) -> list[Tensor]:
@@ -261,7 +263,7 @@ def _separate(layout: str) -> Callable[[Workload], Call]:
 
 def _dnc_peers() -> Iterator[Provider]:
     if importlib.util.find_spec("dnc") is not None:
-        yield Provider("PyPI dnc", _pypi_dnc, own_formula=True)
+        yield Provider("PyPI dnc", _pypi_dnc, own_formula=True, package="dnc")
 
 
 def _pypi_dnc(w: Workload) -> Call:

@@ -54,7 +54,8 @@ class Workload:
     def shape(self) -> dict[str, Any]:
         """The sizes of the case by their letters."""
         sizes = dataclasses.asdict(self.case)
-        return {k: v for k, v in sizes.items() if k not in ("name", "dtype")}
+        said = ("name", "dtype", "ops")
+        return {k: v for k, v in sizes.items() if k not in said and v is not False}
 
     @property
     def is_differentiated(self) -> bool:
@@ -76,7 +77,13 @@ class Workload:
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the public function."""
         cases = importlib.import_module(f"kernels.{self.folder}.cases")
-        found = dict(cases.geometry(self.case)) if hasattr(cases, "geometry") else {}
+        found: dict[str, Any] = {}
+        if hasattr(cases, "keywords"):
+            function, dtype = self.op.partition(".")[2], self.rounded or self.dtype
+            found |= cases.keywords(function, self.case, dtype, self.seed, self.device)
+            found = {k: v.to(self.dtype) if _is_floating(v) else v for k, v in found.items()}
+        elif hasattr(cases, "geometry"):
+            found |= cases.geometry(self.case)
         if self.ragged:
             # Without sequences of length zero, which vendors' operators do not take.
             lengths = cases.lengths(self.case, self.seed, self.device).clamp(min=1)
@@ -106,6 +113,10 @@ def mapped(
             inner = mapped(change, arg)
             made.append(type(arg)(*inner) if hasattr(arg, "_fields") else inner)
     return tuple(made)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def ops() -> list[str]:
