@@ -8,6 +8,7 @@ providers asked for is measured again as a whole.
 import fnmatch
 import hashlib
 import importlib.metadata
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -264,7 +265,8 @@ def _measured(
 
 def task_id(op: str) -> str:
     """The id under which a store keeps the records of an op."""
-    return f"kernels.{op}"
+    # A foreign benchmark's name may hold anything; a record stands in one folder.
+    return "kernels." + re.sub(r"[^\w.-]+", "-", op)
 
 
 def version(op: str, configs: bool = True) -> str:
@@ -437,7 +439,7 @@ def sealed(
     micro = part if isinstance(part, Micro) else None
     name = task_id(micro.op if micro else str(config["name"]))
     ended = utc()
-    cores, load = provenance.cores(), provenance.load1() or 0.0
+    cores, load = envelope["nodes"][0].cpu_cores, envelope["nodes"][0].load1_start or 0.0
     content: dict[str, Any] = {
         "kind": "micro" if micro else "check",
         "status": status,

@@ -377,6 +377,23 @@ def bench_kernels(
     return _ended(records)
 
 
+@bench_app.command("ingest")
+def bench_ingest(
+    file: Annotated[Path, typer.Argument(help="What pytest --benchmark-json wrote.")],
+    store: StoreURI = DEFAULT_STORE,
+) -> int:
+    """Make records of a file of pytest-benchmark."""
+    from collections import Counter
+
+    from suite.ingest import ingest
+    from suite.store import Store
+
+    records = ingest(file, Store(store))
+    kinds = Counter(r.micro.producer if r.status == "ok" and r.micro else r.status for r in records)
+    print(f"{len(records)} records: {', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))}")
+    return _ended(records)
+
+
 @bench_app.command("tune")
 def bench_tune(
     op: Annotated[list[str] | None, typer.Option(help="Only these ops. Repeatable.")] = None,
