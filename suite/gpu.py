@@ -647,6 +647,8 @@ def _one_run(this: Run, spec: Any, seconds: float) -> bool:
 
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
+    # The signal may come when the run has just ended, and must not end this process then.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     timer.start()
     try:
         record = execute(spec, store=this.store, campaign_id="gpu", figures=True)
@@ -655,6 +657,7 @@ def _one_run(this: Run, spec: Any, seconds: float) -> bool:
         return False
     finally:
         timer.cancel()
+        signal.signal(signal.SIGTERM, before)
     this.records.append(record)
     this.say(f"  {spec}: {record.status}")
     return True

@@ -50,6 +50,9 @@ def measure(
         seed: of the order.
         timer: what times; the one of the workload's device when None.
     """
+    if w.device.startswith("cuda"):
+        # Events, graphs and the flushed cache are those of the current device.
+        torch.cuda.set_device(w.device)
     # A compiler keeps what it made for other sizes, and would generalise it to these.
     torch.compiler.reset()
     known, outcomes, calls = providers(w.op), [], {}

@@ -25,14 +25,16 @@ def _log(**line):
             file.write(json.dumps(line) + "\n")
 
 
-def pytest_collection_modifyitems(config, items):
+def pytest_collection_modifyitems(session, config, items):
     done = set()
     if path := os.environ.get("FDL_GPU_DONE"):
         done = set(Path(path).read_text().splitlines())
     left = [item for item in items if item.nodeid not in done]
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
     items[:] = left
-    _log(collected=len(left))
+    # Of a collection that failed nothing runs.
+    if not session.testsfailed:
+        _log(collected=len(left))
 
 
 @pytest.hookimpl(tryfirst=True)
