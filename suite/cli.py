@@ -379,7 +379,10 @@ def bench_kernels(
 
 @bench_app.command("ingest")
 def bench_ingest(
-    file: Annotated[Path, typer.Argument(help="What pytest --benchmark-json wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="What pytest --benchmark-json wrote."),
+    ],
     store: StoreURI = DEFAULT_STORE,
 ) -> int:
     """Make records of a file of pytest-benchmark."""
