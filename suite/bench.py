@@ -53,6 +53,15 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+SHARED = (
+    "checks.py",
+    "dispatch.py",
+    "language.py",
+    "register.py",
+    "tuning.py",
+    "bench/providers.py",
+    "bench/timing.py",
+)
 # What would be measured again with the same end.
 SETTLED = frozenset({"ok", "invalid", "skipped", "oom", "timeout"})
 DEFAULT_MODES = ("forward", "full")
@@ -270,20 +279,30 @@ def task_id(op: str) -> str:
 
 
 def version(op: str, configs: bool = True) -> str:
-    """SHA-256 of the code that computes an op: its folder, and what all kernels share.
+    """SHA-256 of the code behind a number: the op's, what kernels share, and what times them.
 
     Args:
         op: its name.
         configs: whether launch parameters count, which do not change what is computed.
     """
-    shared = ("dispatch.py", "register.py", "language.py", "checks.py", "tuning.py")
-    files = [*(KERNELS / op.partition(".")[0]).glob("*.py"), *(KERNELS / s for s in shared)]
+    folders = _folders(op.partition(".")[0])
+    files = [KERNELS / name for name in SHARED]
+    files += [p for f in folders for p in (KERNELS / f).glob("*.py") if p.name != "cases.py"]
     if configs:
-        files += (KERNELS / "configs" / op.partition(".")[0]).glob("*.json")
+        files += [p for f in folders for p in (KERNELS / "configs" / f).glob("*.json")]
     content = hashlib.sha256()
-    for path in sorted(p for p in files if p.exists() and p.name != "cases.py"):
+    for path in sorted(p for p in files if p.exists()):
         content.update(f"{path.relative_to(KERNELS)}\n".encode() + path.read_bytes())
     return content.hexdigest()
+
+
+def _folders(folder: str) -> list[str]:
+    """An op's folder, and those of ops that it takes kernels from."""
+    source = "".join(p.read_text() for p in (KERNELS / folder).glob("*.py"))
+    named = {folder, *re.findall(r"^from kernels\.(\w+)", source, re.MULTILINE)}
+    return sorted(
+        name for name in named if (KERNELS / name / "cases.py").exists() or name == folder
+    )
 
 
 def device_name(device: str) -> str:

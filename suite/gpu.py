@@ -430,9 +430,11 @@ def _barrier(programs: int) -> "Record":
         calls = {str(n): barriers(programs, n, DEVICE) for n in (1, MEETINGS)}
         timed = on_cuda(calls, ROUNDS, 0)
         one, many = (timed[str(n)].timings[1].samples_s for n in (1, MEETINGS))
-        each = [max(b - a, 1e-12) / (MEETINGS - 1) for a, b in zip(one, many, strict=True)]
-        timings = [Timing(timer="cuda_events", cache="warm", samples_s=each)]
-    good = fits and not wrong
+        each = [(b - a) / (MEETINGS - 1) for a, b in zip(one, many, strict=True)]
+        # A launch that meets once and takes longer than one of a thousand: nothing was measured.
+        if min(each) > 0:
+            timings = [Timing(timer="cuda_events", cache="warm", samples_s=each)]
+    good = bool(timings) and not wrong
     error = wrong / programs
     micro = Micro(
         op="barrier",

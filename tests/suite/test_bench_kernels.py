@@ -140,9 +140,30 @@ def test_changed_code_is_measured_again(store, monkeypatch):
     assert len(again.asked) == 2
 
 
+def test_the_version_is_that_of_all_code_behind_a_number(tmp_path, monkeypatch):
+    for name in ("ntm/triton.py", "dnc/triton.py", "dnc/cases.py", "lstm/triton.py", "register.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("from kernels.dnc.triton import content_scores\n")
+    (tmp_path / "lstm" / "triton.py").write_text("import torch\n")
+    monkeypatch.setattr(bench, "KERNELS", tmp_path)
+    changes = {}
+    for name in ("dnc/triton.py", "lstm/triton.py", "register.py", "dnc/cases.py"):
+        before = {op: bench.version(op) for op in ("ntm.address", "dnc.step", "lstm.lstm")}
+        with (tmp_path / name).open("a") as file:
+            file.write("x = 1\n")
+        changes[name] = {op for op, v in before.items() if bench.version(op) != v}
+    assert changes == {
+        "dnc/triton.py": {"ntm.address", "dnc.step"},
+        "lstm/triton.py": {"lstm.lstm"},
+        "register.py": {"ntm.address", "dnc.step", "lstm.lstm"},
+        "dnc/cases.py": set(),
+    }
+
+
 def test_launch_parameters_change_our_kernels_only(tmp_path, monkeypatch):
     folder = tmp_path / "kernels"
     (folder / "configs" / "dnc").mkdir(parents=True)
+    (folder / "dnc").mkdir()
     monkeypatch.setattr(bench, "KERNELS", folder)
     w = SMALL.sessions()[0].workload
     before = [bench.cell_id(w, name) for name in ("torch", "triton")]
