@@ -258,11 +258,12 @@ def _measured(
         outcomes = measured(session.workload, session.providers, rounds)
     wall = perf_counter() - begin
     node = node.model_copy(update={"load1_end": provenance.load1()})
+    session_id = uuid.uuid4().hex[:16]
     for outcome in outcomes:
         yield _record(
             session.workload,
             outcome,
-            session_id=digest({"started": started, "session": str(session), "of": campaign})[:16],
+            session_id=session_id,
             wall_s=wall,
             campaign_id=campaign,
             started_utc=started,

@@ -329,7 +329,12 @@ def _lstm_matrix() -> "list[Any]":
 
     return [
         Workload(
-            "lstm.lstm", Case("units by batch", 64, B, H, H, dtype), dtype, mode, DEVICE, ragged
+            "lstm.lstm",
+            Case(f"{H} units, batch of {B}", 64, B, H, H, dtype),
+            dtype,
+            mode,
+            DEVICE,
+            ragged,
         )
         for dtype in (torch.float16, torch.bfloat16, torch.float32)
         for H in (128, 192, 256, 512, 1024)

@@ -132,7 +132,9 @@ def _paired(timing: Timing, other: Timing | None) -> Timing | None:
 def _cell(record: Record) -> tuple[Any, ...]:
     micro = record.micro
     assert micro is not None
-    return micro.op, machine_of(record), micro.case, micro.dtype, micro.mode
+    # The same name may stand for several sizes; numbers sort as numbers.
+    sizes = tuple((k, isinstance(v, str), str(v).rjust(12)) for k, v in sorted(micro.shape.items()))
+    return micro.op, machine_of(record), micro.case, sizes, micro.dtype, micro.mode
 
 
 def _order(line: Line) -> tuple[Any, ...]:

@@ -229,6 +229,16 @@ def test_the_newest_session_speaks(store):
     assert [row[6] for row in found] == ["3.00 s"]
 
 
+def test_sizes_of_one_name_are_rows_of_their_own(store):
+    (session,) = dataclasses.replace(SMALL, modes=("forward",)).sessions()
+    w = session.workload
+    wide = dataclasses.replace(w, case=dataclasses.replace(w.case, N=128))
+    bench.run([session, dataclasses.replace(session, workload=wide)], store, measured=Fake())
+    found = [r for r in rows(tables(store)["tables/kernels.md"]) if r[4] == "`torch`"]
+    assert [row[1] for row in found] == ["B16 N16 R1 W16", "B16 N128 R1 W16"]
+    assert all(row[8] != "—" for row in found)
+
+
 def test_a_record_of_a_run_keeps_its_bytes():
     content = json.loads(make_record().to_json())
     assert "micro" not in content
