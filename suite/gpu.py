@@ -320,25 +320,22 @@ def _baselines(this: Run, deadline: float) -> int:
     return _barriers(this, deadline) + _sessions(this, sessions, deadline)
 
 
-def _lstm_matrix() -> "list[Any]":
+def _lstm_matrix() -> list[Any]:
     """A layer of LSTM over types, units, batch sizes, with equal and with different lengths."""
     import torch
 
     from kernels.bench.workload import Workload
     from kernels.lstm.cases import Case
 
-    return [
-        Workload(
-            "lstm.lstm",
-            Case(f"{H} units, batch of {B}", 64, B, H, H, dtype),
-            dtype,
-            mode,
-            DEVICE,
-            ragged,
-        )
+    cases = [
+        Case(f"{H} units, batch of {B}", 64, B, H, H, dtype)
         for dtype in (torch.float16, torch.bfloat16, torch.float32)
         for H in (128, 192, 256, 512, 1024)
         for B in (4, 16, 64)
+    ]
+    return [
+        Workload("lstm.lstm", case, case.dtype, mode, DEVICE, ragged)
+        for case in cases
         for ragged in (False, True)
         for mode in ("forward", "full")
     ]

@@ -113,6 +113,15 @@ def test_the_table_stops_in_time_and_goes_on_where_it_was(machine, store, monkey
     assert third.records == []
 
 
+def test_the_matrix_of_lstms_crosses_types_units_batches_lengths_and_modes():
+    found = gpu._lstm_matrix()
+    assert len(set(found)) == len(found) == 3 * 5 * 3 * 2 * 2
+    assert {(w.dtype, w.case.H, w.case.B) for w in found} >= {
+        (torch.float16, 1024, 4),
+        (torch.float32, 192, 64),
+    }
+
+
 def test_baselines_are_not_measured_again_after_the_table(machine, store, monkeypatch):
     monkeypatch.setattr(measure, "measure", timed)
     monkeypatch.setattr("kernels.bench.providers.defaults", lambda op, device: ["torch", "triton"])
