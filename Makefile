@@ -43,12 +43,16 @@ check: lint test
 	$(SUITE) bench compile
 	$(SUITE) report --store results --into README.md --check
 
-# On a machine with an NVIDIA GPU: the kernels as they are compiled, not interpreted.
+# On a machine with an NVIDIA GPU, in minutes: tests, vendors' operators, tuning, all kernels. The
+# same command goes on where the last one stopped.
 gpu: $(STAMP)
-	FDL_GPU_TESTS=1 $(BIN)/python -m pytest -q -n 0 tests/gpu
+	$(SUITE) gpu --store $(STORE)
 
+# Every case of every kernel with every provider that runs here, then the engine's own overhead.
 bench: $(STAMP)
-	$(BIN)/python -m pytest tests/bench --benchmark-only -n 0
+	$(SUITE) bench kernels --store $(STORE)
+	$(BIN)/python -m pytest tests/bench/test_engine.py --benchmark-only -n 0
+	$(SUITE) report --store $(STORE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="The data sets: list, fetch, verify, where.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-bench_app = typer.Typer(help="The kernels: what they use of a GPU.", no_args_is_help=True)
+bench_app = typer.Typer(
+    help="The kernels: their speed, what they use of a GPU, their tuning.", no_args_is_help=True
+)
 app.add_typer(bench_app, name="bench")
 
 Selection = Annotated[
@@ -319,6 +321,107 @@ def bench_compile(
     command += [f"--jobs={jobs}"] if jobs else []
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(command, env=environment, check=False).returncode
+
+
+@bench_app.command("kernels")
+def bench_kernels(
+    op: Annotated[
+        list[str] | None, typer.Option(help="dnc.step, dnc or a glob; all. Repeatable.")
+    ] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help="A case's name or a glob; all. Repeatable.")
+    ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(help="reference, torch, compile, triton, nn.LSTM, ... Repeatable."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[str, typer.Option(help="Of all tensors; each case's own.")] = "",
+    mode: Annotated[
+        list[str] | None, typer.Option(help="forward, backward or full. Repeatable.")
+    ] = None,
+    store: StoreURI = DEFAULT_STORE,
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each call.")] = 20,
+    most_gflop: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Leave larger calls out; 5 on a processor, no limit on a GPU."),
+    ] = None,
+    fresh: Fresh = False,
+) -> int:
+    """Check and time every case of every kernel with every provider in turn."""
+    from rich.console import Console
+
+    from suite import bench
+    from suite.progress import Benchmarks
+    from suite.store import Store
+
+    chosen = _device(device)
+    if most_gflop is None and chosen == "cpu":
+        most_gflop = bench.MOST_GFLOP_ON_CPU
+    sessions = bench.Request(
+        ops=tuple(op or ()),
+        cases=tuple(case or ()),
+        providers=tuple(provider or ()),
+        device=chosen,
+        dtype=dtype,
+        modes=tuple(mode or bench.DEFAULT_MODES),
+    ).sessions()
+    target = Store(store)
+    target.check_writable()
+    console = Console(stderr=True)
+    with Benchmarks(len(sessions), console) as display:
+        records = bench.run(
+            sessions, target, rounds=rounds, fresh=fresh, most_gflop=most_gflop, told=display
+        )
+    console.print(f"{len(records)} new records in {store}", style="dim", highlight=False)
+    return _ended(records)
+
+
+@bench_app.command("ingest")
+def bench_ingest(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="What pytest --benchmark-json wrote."),
+    ],
+    store: StoreURI = DEFAULT_STORE,
+) -> int:
+    """Make records of a file of pytest-benchmark."""
+    from collections import Counter
+
+    from suite.ingest import ingest
+    from suite.store import Store
+
+    records = ingest(file, Store(store))
+    kinds = Counter(r.micro.producer if r.status == "ok" and r.micro else r.status for r in records)
+    print(f"{len(records)} records: {', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))}")
+    return _ended(records)
+
+
+@bench_app.command("tune")
+def bench_tune(
+    op: Annotated[list[str] | None, typer.Option(help="Only these ops. Repeatable.")] = None,
+    store: StoreURI = DEFAULT_STORE,
+) -> int:
+    """Find launch parameters for this machine's GPU, and write them to kernels/configs."""
+    from suite import gpu
+
+    gpu.check_machine()
+    return gpu.tune_ops(op or list(gpu.TUNED), store)
+
+
+@app.command("gpu")
+def gpu_(
+    budget_minutes: Annotated[float, typer.Option(help="Stop cleanly after that; at most 9.")] = 8,
+    store: StoreURI = "results",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="tests, baselines, tuner, table, racecheck or paper. Repeatable."),
+    ] = None,
+) -> int:
+    """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""
+    from suite import gpu
+
+    return gpu.command(budget_minutes, store, only or ())
 
 
 @app.command()

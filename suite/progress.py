@@ -120,6 +120,49 @@ class Display:
         return Group(table, self.progress)
 
 
+class Benchmarks:
+    """Shows benchmarks under way: a bar on a terminal, and one plain line a session.
+
+    Args:
+        total: how many sessions.
+        console: where to write.
+    """
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("[bold]benchmarks"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task("benchmarks", total=total)
+        self.total, self.done = total, 0
+
+    def __enter__(self) -> "Benchmarks":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, session: object, records: list[Record]) -> None:
+        """Take in the records of a session; none where the store had them."""
+        self.done += 1
+        self.progress.update(self.bar, completed=self.done)
+        if records:
+            line = f"[{self.done}/{self.total}] {session}: {', '.join(r.brief for r in records)}"
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def outcome(record: Record) -> str:
     """One line on how a run ended."""
     parts: list[str] = [record.status]

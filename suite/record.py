@@ -7,13 +7,22 @@ or infinity never stand for "no value": that is ``null`` plus a status.
 
 import hashlib
 import json
-from typing import Any, Literal
+import statistics
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA = "fdl.result/1"
 
-Kind = Literal["train", "micro", "compile", "fault", "ab_block"]
+Kind = Literal["train", "micro", "check", "compile", "fault", "ab_block"]
 Status = Literal[
     "ok",
     "target_missed",
@@ -243,6 +252,89 @@ class Train(_Part):
     peak_mem_bytes: dict[str, int | None]
 
 
+class Timing(_Part):
+    """Times of one call, in the order in which they were measured.
+
+    ``wall`` and ``cpu_time`` are means over as many calls as make a sample long enough to time;
+    ``cuda_events`` is a call between two events, ``graph_replay`` a call within a CUDA graph.
+    """
+
+    timer: Literal["wall", "cpu_time", "cuda_events", "graph_replay"]
+    cache: Literal["warm", "cold"]
+    samples_s: list[Annotated[float, Field(gt=0)]] = Field(min_length=1)
+
+
+class Work(_Part):
+    """What a call has to do at least, and the share of the device's peak that it reached."""
+
+    flops: int
+    bytes: int
+    bound_s: float | None = None
+    roofline: float | None = None
+    peaks_source: str = ""
+
+
+class Accuracy(_Part):
+    """How far values or gradients are off, in the relative Frobenius norm.
+
+    ``err_rel`` is null where something is not finite. ``shape`` is what was compared.
+    """
+
+    of: Literal["values", "gradients"]
+    reference: str
+    err_rel: float | None
+    ratio_vs_eager: float | None
+    limit: float
+    ok: bool
+    shape: dict[str, Any] = Field(default_factory=dict)
+
+
+class Micro(_Part):
+    """The speed of one call of an op.
+
+    Attributes:
+        op: folder and function of the op, or the full name of a foreign benchmark.
+        provider: what computed it: ``reference``, ``torch``, ``compile``, ``triton``, or the name
+            of a vendor's operator or a public package.
+        resolved: the implementation that ran, as the dispatch counted it; the provider's own name
+            where that is none of ours.
+        session: calls with the same one were timed in turn: their i-th samples make pairs.
+        missing: timer -> why it could not be used.
+    """
+
+    op: str
+    provider: str
+    resolved: str
+    mode: Literal["forward", "backward", "full"]
+    dtype: str
+    case: str
+    shape: dict[str, Any]
+    origin: Literal["captured", "synthetic"]
+    producer: Literal["suite", "pytest-benchmark", "foreign"]
+    session: str
+    timings: list[Timing]
+    missing: dict[str, str] = Field(default_factory=dict)
+    work: Work | None
+    accuracy: list[Accuracy]
+    peak_mem_bytes: int | None = None
+
+
+class Check(_Part):
+    """The outcome of a list of checks, such as the tests on a GPU.
+
+    Attributes:
+        name: which list.
+        outcomes: check -> ``passed``, ``failed`` or ``skipped``.
+        left: how many had no time.
+        output: the end of what was printed, where something failed.
+    """
+
+    name: str
+    outcomes: dict[str, Literal["passed", "failed", "skipped"]]
+    left: int
+    output: str = ""
+
+
 class Record(_Part):
     """One attempt at one run. Build it with ``seal``, which names it."""
 
@@ -275,6 +367,8 @@ class Record(_Part):
     faults: list[Fault] = Field(default_factory=list)
     artifacts: list[Artifact] = Field(default_factory=list)
     train: Train | None = None
+    micro: Micro | None = None
+    check: Check | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -286,10 +380,46 @@ class Record(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_its_part(self) -> "Record":
+        for kind, part in (("micro", self.micro), ("check", self.check)):
+            if (self.kind == kind) != (part is not None):
+                raise ValueError(f"a record of kind {kind!r}, and no other, has a part {kind!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_speed_without_accuracy(self) -> "Record":
+        micro = self.micro
+        if micro is None:
+            return self
+        if (self.status == "ok") != bool(micro.timings):
+            raise ValueError(f"status {self.status!r} with {len(micro.timings)} timings")
+        proven = bool(micro.accuracy) and all(a.ok for a in micro.accuracy)
+        if micro.timings and not proven and micro.producer != "foreign":
+            raise ValueError("a time without a proof that the right thing was computed")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_parts_of_other_kinds(self, dump: SerializerFunctionWrapHandler) -> Any:
+        content = dump(self)
+        for part in ("micro", "check"):
+            # A record that was written before these parts existed keeps its bytes and its name.
+            if content.get(part) is None:
+                content.pop(part, None)
+        return content
+
     @property
     def name(self) -> str:
         """The record's path inside a store."""
         return f"records/{self.task.id}/{self.run_id[:16]}.{self.record_id[:16]}.json"
+
+    @property
+    def brief(self) -> str:
+        """Of a provider the medians by all clocks, or why there are none."""
+        if self.micro is None or not self.micro.timings:
+            return f"{self.impl} {self.status} ({self.status_detail})"
+        medians = (statistics.median(t.samples_s) for t in self.micro.timings)
+        return f"{self.impl} {' / '.join(f'{1e3 * m:.4g}' for m in medians)} ms"
 
     def to_json(self) -> str:
         """The canonical text of the record."""

@@ -27,6 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, store, tanh
+from kernels.tuning import tuned
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -632,7 +633,7 @@ def attention_forward(
     """O_BHMD, and of each query the logarithm to base 2 of its sum of exponentials, BHM."""
     (b, h, m, d), n = q.shape, k.shape[2]
     out, sums = q.new_empty(b, h, m, d), scratch(q, b, h, m)
-    tile = tile_of(FORWARD, q.dtype, d, m, n)
+    tile = tuned("attention.forward", q, tile_of(FORWARD, q.dtype, d, m, n), M=m, N=n, D=d)
     if out.numel():
         _attention_forward[(b * h * triton.cdiv(m, tile["BM"]),)](
             *_strided(q),
@@ -672,7 +673,9 @@ def attention_backward(
     grad_k, grad_v = k.new_empty(b, h, n, d), v.new_empty(b, h, n, d)
     products = scratch(q, b, h, m)
     by_keys = tile_of(BACKWARD_KEYS, q.dtype, d, m, n)
+    by_keys = tuned("attention.backward_keys", q, by_keys, M=m, N=n, D=d)
     by_queries = tile_of(BACKWARD_QUERIES, q.dtype, d, m, n)
+    by_queries = tuned("attention.backward_queries", q, by_queries, M=m, N=n, D=d)
     blocks = (b * h * triton.cdiv(m, by_queries["BM"]),)
     size: dict[str, Any] = {"D": d, "BD": block_of(d), "ACC": ACCUMULATE[q.dtype]}
     if out.numel():

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from kernels.conv2d.reference import output_size
 from kernels.language import ACCUMULATE, block_of, dot, scratch, store
+from kernels.tuning import tuned
 
 # Below this many channels of a group, blocks go over taps and channels in one.
 FEW_CHANNELS = 16
@@ -370,6 +371,7 @@ def forward(
     p, q = output_size((h, w), (r, s), stride, padding, dilation)
     out, m, kg, together = images(x, n, k, p, q), n * p * q, k // groups, flat(cg, r * s)
     tile = tile_of(x.dtype, together, m, kg, r * s * cg if together else cg)
+    tile = tuned("conv2d.forward", x, tile, M=m, K=kg, C=cg, R=r, S=s)
     if out.numel():
         blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(kg, tile["BN"]) * groups
         _conv2d_forward[(blocks,)](
@@ -417,6 +419,7 @@ def backward_x(
     classes = min(stride[0], h), min(stride[1], w)
     m = n * triton.cdiv(h, stride[0]) * triton.cdiv(w, stride[1])
     tile = tile_of(grad.dtype, False, m, cg, kg)
+    tile = tuned("conv2d.backward_x", grad, tile, M=m, K=kg, C=cg, R=r, S=s)
     if out.numel():
         blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(cg, tile["BN"]) * groups
         _conv2d_backward_x[(blocks * classes[0] * classes[1],)](
@@ -462,6 +465,7 @@ def backward_weight(
     # A program has channels of one tap, or some of all taps and channels.
     sets, columns = (1, r * s * cg) if together else (r * s, cg)
     tile = tile_of(x.dtype, together, kg, columns, min(m, MOST_PIXELS))
+    tile = tuned("conv2d.backward_weight", x, tile, M=m, K=kg, C=cg, R=r, S=s)
     blocks = triton.cdiv(kg, tile["BM"]) * sets * triton.cdiv(columns, tile["BN"]) * groups
     parts, chunk = parts_of(m, tile["BK"], blocks)
     out = scratch(x, parts, k, r, s, cg)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
 from kernels.language import ACCUMULATE, block_of, scratch, store
+from kernels.tuning import tuned
 
 # Elements of a tile: what a program holds in registers at a time.
 TILE = 4096
@@ -614,7 +615,7 @@ def content_forward(memory: Tensor, keys: Tensor, strengths: Tensor) -> Tensor:
             w,
             EPS=EPSILON,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.content_forward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     return out
@@ -653,7 +654,7 @@ def content_backward(
             EPS=EPSILON,
             ADD=add is not None,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.content_backward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     return grad_memory, _total(grad_keys, keys), _total(grad_strengths, strengths)
@@ -674,7 +675,7 @@ def usage_forward(usage: Tensor, write: Tensor, read: Tensor, free: Tensor) -> T
             R=r,
             BN=block,
             ACC=ACCUMULATE[usage.dtype],
-            num_warps=_warps(block),
+            **tuned("dnc.usage_forward", usage, {"num_warps": _warps(block)}, B=b, N=n),
         )
     return out
 
@@ -703,7 +704,7 @@ def usage_backward(
             R=r,
             BN=block,
             ACC=ACCUMULATE[usage.dtype],
-            num_warps=_warps(block),
+            **tuned("dnc.usage_backward", usage, {"num_warps": _warps(block)}, B=b, N=n),
         )
     return grad_usage, grad_write, grad_read, _total(grad_free, free)
 
@@ -721,7 +722,7 @@ def allocation_forward(usage: Tensor) -> Tensor:
             BI=slots_of_tile(n),
             BJ=slots_of_tile(n),
             ACC=ACCUMULATE[usage.dtype],
-            num_warps=4,
+            **tuned("dnc.allocation_forward", usage, {"num_warps": 4}, B=b, N=n),
         )
     return out
 
@@ -741,7 +742,7 @@ def allocation_backward(grad: Tensor, usage: Tensor, out: Tensor) -> Tensor:
             BK=slots_of_tile(n),
             BI=slots_of_tile(n),
             ACC=ACCUMULATE[usage.dtype],
-            num_warps=4,
+            **tuned("dnc.allocation_backward", usage, {"num_warps": 4}, B=b, N=n),
         )
     return grad_usage
 
@@ -773,7 +774,7 @@ def write_forward(
             n,
             w,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.write_forward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     return out, write
@@ -816,7 +817,7 @@ def write_backward(
             n,
             w,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.write_backward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     gates_B2, vectors_B2W = _total(gates, memory), _total(vectors, memory)
@@ -856,7 +857,7 @@ def link_forward(
             BI=slots_of_tile(n),
             BJ=slots_of_tile(n),
             ACC=ACCUMULATE[link.dtype],
-            num_warps=4,
+            **tuned("dnc.link_forward", link, {"num_warps": 4}, B=b, N=n),
         )
     return out, out_precedence, forward, _total(backward, link)
 
@@ -897,7 +898,7 @@ def link_backward(
             BI=slots_of_tile(n),
             BJ=slots_of_tile(n),
             ACC=ACCUMULATE[link.dtype],
-            num_warps=4,
+            **tuned("dnc.link_backward", link, {"num_warps": 4}, B=b, N=n),
         )
     whole = (own + columns.sum(1)).to(link.dtype)
     return out, whole[:, 1].clone(), whole[:, 0].clone(), whole[:, 2:].clone()
@@ -922,7 +923,7 @@ def read_forward(
             w,
             R=r,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.read_forward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     return words, out
@@ -963,7 +964,7 @@ def read_backward(
             R=r,
             ADD=add is not None,
             ACC=ACCUMULATE[memory.dtype],
-            num_warps=warps_of_tile(tile),
+            **tuned("dnc.read_backward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
     return out_memory, outs[0], outs[1], outs[2], _total(out_modes, modes)

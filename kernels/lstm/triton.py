@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from kernels.dispatch import INTERPRETED
 from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, sigmoid, store, tanh
+from kernels.tuning import tuned
 
 # Shared memory that the weights and the gates of one step may take of a program, in bytes.
 RESIDENT = 147_456
@@ -448,6 +449,8 @@ def _launch_split(
     steps = steps_per_launch(grid[0] * grid[1], t, like.device)
     meeting = {"MEET": True, "launch_cooperative_grid": True} if steps > 1 else {"MEET": False}
     arrived = torch.zeros(triton.cdiv(t, steps), grid[1], dtype=torch.int32, device=like.device)
+    name = "lstm.split_forward" if kernel is _split_forward else "lstm.split_backward"
+    tile = tuned(name, like, tile, ("BK", "num_warps"), B=b, H=h)
     for launch, first in enumerate(range(0, t, steps)):
         kernel[grid](  # type: ignore[index]
             *args,
@@ -494,7 +497,9 @@ def forward(
         options = _options(x, lengths, reverse, units)
         if is_resident(units, x.dtype):
             grid = (triton.cdiv(b, ROWS),)
-            _resident_forward[grid](*args, t, b, **options, **_resident_tile(units, x.dtype))
+            tile = _resident_tile(units, x.dtype)
+            tile = tuned("lstm.resident_forward", x, tile, ("num_warps",), B=b, H=units)
+            _resident_forward[grid](*args, t, b, **options, **tile)
         else:
             _launch_split(_split_forward, args, (t, b, units), options)
     return y, last_h, last_c, gates, cells
@@ -533,9 +538,9 @@ def backward(
         args = (grad_y.contiguous(), grad_h.contiguous())
         if is_resident(units, x.dtype):
             grid = (triton.cdiv(b, ROWS),)
-            _resident_backward[grid](
-                *args, grad_c.contiguous(), *rest, t, b, **options, **_resident_tile(units, x.dtype)
-            )
+            tile = _resident_tile(units, x.dtype)
+            tile = tuned("lstm.resident_backward", x, tile, ("num_warps",), B=b, H=units)
+            _resident_backward[grid](*args, grad_c.contiguous(), *rest, t, b, **options, **tile)
         else:
             _launch_split(_split_backward, (*args, *rest), (t, b, units), options)
     flat_d, flat_x = d_gates.view(t * b, 4 * units), _known(x, lengths).reshape(t * b, inputs)

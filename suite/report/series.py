@@ -87,7 +87,7 @@ class Series:
     @cached_property
     def machines(self) -> tuple[str, ...]:
         """The kinds of machine that the runs were made on."""
-        return tuple(sorted({_machine(r) for r in self.runs}))
+        return tuple(sorted({machine_of(r) for r in self.runs}))
 
     @cached_property
     def commits(self) -> tuple[str, ...]:
@@ -293,7 +293,8 @@ def _steps(record: Record) -> float | None:
     return float(train.crossing.hi_step)
 
 
-def _machine(record: Record) -> str:
+def machine_of(record: Record) -> str:
+    """The machine's processor, and its GPUs where one computed."""
     names = []
     for node in record.nodes:
         gpus = Counter(g.name for g in node.gpus) if record.placement.gpus else {}

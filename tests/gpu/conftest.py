@@ -1,5 +1,51 @@
+"""Tests that can be stopped and continued: each outcome is written down when it is known.
+
+Without these variables everything runs, as ever:
+
+- ``FDL_GPU_LOG``: a file to which each test's begin and outcome are added, a JSON object a line.
+- ``FDL_GPU_DONE``: a file with the ids of tests that need not run again, one a line.
+- ``FDL_GPU_DEADLINE``: no test begins after that time, in seconds since 1970.
+"""
+
+import json
+import os
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 # The proofs are those of the interpreter, on another device.
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernels"))
+
+
+def _log(**line):
+    if path := os.environ.get("FDL_GPU_LOG"):
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def pytest_collection_modifyitems(session, config, items):
+    done = set()
+    if path := os.environ.get("FDL_GPU_DONE"):
+        done = set(Path(path).read_text().splitlines())
+    left = [item for item in items if item.nodeid not in done]
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = left
+    # Of a collection that failed nothing runs.
+    if not session.testsfailed:
+        _log(collected=len(left))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    if time.time() > float(os.environ.get("FDL_GPU_DEADLINE", "inf")):
+        item.session.shouldstop = "out of time"
+        return True
+    _log(begun=item.nodeid)
+    return None
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" or report.outcome != "passed":
+        _log(test=report.nodeid, outcome=report.outcome, detail=report.longreprtext[-2000:])

@@ -1,0 +1,412 @@
+"""``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
+
+import json
+import shutil
+import subprocess
+import sys
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import tuning
+from kernels.bench import measure, tune
+from kernels.bench.accuracy import Accuracy
+from kernels.bench.measure import Outcome
+from kernels.bench.providers import CannotRun
+from kernels.bench.timing import Timed, Timing
+from kernels.bench.workload import workloads
+from suite import bench, gpu
+from suite.store import Store
+
+ROOT = Path(__file__).parent.parent.parent
+GPU = "NVIDIA H200"
+
+
+class Clock:
+    """Time goes on by a step at each look, or as a test says."""
+
+    def __init__(self, step=0.0):
+        self.at, self.step = 0.0, step
+
+    def __call__(self):
+        self.at += self.step
+        return self.at
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """The stages on a device that is called a GPU and computes on the processor."""
+    few = [w for w in workloads("cpu", modes=("full",)) if w.op in ("ntm.address", "dnc.usage")]
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(bench, "device_name", lambda device: GPU)
+    monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
+    monkeypatch.setattr(gpu, "_lstm_matrix", list)
+    monkeypatch.setattr(gpu, "_barriers", lambda this, deadline: 0)
+    monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
+    tuning.forget()
+    yield few
+    tuning.forget()
+
+
+def timed(workload, names, rounds):
+    """What a GPU would have said."""
+    error = Accuracy("values", "reference in float64", 1e-7, 1e-7, 5e-6, {})
+    timings = [Timing("cuda_events", "cold", [2.0] * rounds), Timing("graph_replay", "warm", [1.0])]
+    return [Outcome(n, accuracy=[error], timed=Timed(list(timings))) for n in names]
+
+
+def this_run(store, seconds=1e6, clock=None):
+    lines = []
+    made = gpu.Run(store, seconds, clock or Clock(), lines.append)
+    return made, lines
+
+
+def stage(name, share, log, takes=0.0, clock=None, left=0):
+    def work(this, deadline):
+        log.append((name, deadline))
+        if clock:
+            clock.at += takes
+        return left
+
+    return gpu.Stage(name, name, share, work)
+
+
+def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
+    log, clock = [], Clock()
+    stages = [
+        stage("a", 1, log, takes=10, clock=clock),
+        stage("b", 1, log, takes=50, clock=clock, left=3),
+        stage("c", 2, log),
+    ]
+    _, left = gpu.run(store, stages, minutes=2, now=clock, say=lambda line: None)
+    # A quarter of 120 s; a third of the 110 s that are left; all the rest.
+    assert log == [("a", pytest.approx(30)), ("b", pytest.approx(10 + 110 / 3)), ("c", 120)]
+    assert left == {"a": 0, "b": 3, "c": 0}
+
+
+def test_all_stages_are_there_in_their_order():
+    names = [s.name for s in gpu.stages()]
+    assert names == ["tests", "baselines", "tuner", "table", "racecheck", "paper"]
+    assert [s.name for s in gpu.chosen(["table", "tests"])] == ["tests", "table"]
+    with pytest.raises(ValueError, match="unknown stage 'tabel'; did you mean 'table'"):
+        gpu.chosen(["tabel"])
+
+
+def test_the_table_stops_in_time_and_goes_on_where_it_was(machine, store, monkeypatch):
+    monkeypatch.setattr(measure, "measure", timed)
+    first, _ = this_run(store, clock=Clock(step=1.0))
+    left = gpu._table(first, 2.5)
+    assert 0 < left < len(machine)
+    second, _ = this_run(store)
+    assert gpu._table(second, 1e6) == 0
+    assert len({r.run_id for r in first.records} & {r.run_id for r in second.records}) == 0
+    third, _ = this_run(store)
+    assert gpu._table(third, 1e6) == 0
+    assert third.records == []
+
+
+def test_the_matrix_of_lstms_crosses_types_units_batches_lengths_and_modes():
+    found = gpu._lstm_matrix()
+    assert len(set(found)) == len(found) == 3 * 5 * 3 * 2 * 2
+    assert {(w.dtype, w.case.H, w.case.B) for w in found} >= {
+        (torch.float16, 1024, 4),
+        (torch.float32, 192, 64),
+    }
+
+
+def test_baselines_are_not_measured_again_after_the_table(machine, store, monkeypatch):
+    monkeypatch.setattr(measure, "measure", timed)
+    monkeypatch.setattr("kernels.bench.providers.defaults", lambda op, device: ["torch", "triton"])
+    first, _ = this_run(store)
+    gpu._baselines(first, 1e6)
+    assert {r.impl for r in first.records} == {"torch"}
+    second, _ = this_run(store)
+    gpu._table(second, 1e6)
+    assert {r.impl for r in second.records} == {"torch", "triton"}
+    # New launch parameters are no reason to measure others' operators again.
+    for w in machine:
+        path = tuning.path(w.op, tuning.device_file(GPU))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"entries": []}')
+    third, _ = this_run(store)
+    assert gpu._baselines(third, 1e6) == 0
+    assert third.records == []
+
+
+def test_records_of_a_gpu_say_so(machine, store, monkeypatch):
+    monkeypatch.setattr(measure, "measure", timed)
+    this, lines = this_run(store)
+    gpu._table(this, 1e6)
+    record = this.records[0]
+    assert [(t.timer, t.cache) for t in record.micro.timings] == [
+        ("cuda_events", "cold"),
+        ("graph_replay", "warm"),
+    ]
+    work = record.micro.work
+    assert work.roofline == pytest.approx(work.bound_s / 2.0)
+    assert "H200" in work.peaks_source
+    assert any("ntm.address" in line for line in lines)
+
+
+def found(kernel="op.forward"):
+    asked = tuning.Asked(kernel, "float32", {"N": 16}, {"num_warps": 4})
+    return [tune.Found(asked, {"num_warps": 8}, 1.2)]
+
+
+def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeypatch):
+    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: found())
+    this, _ = this_run(store)
+    assert gpu._tuner(this, 1e6) == 0
+    assert len(this.records) == len(machine)
+    (path,) = tuning.FOLDER.rglob("*.json")
+    text = path.read_text()
+    shutil.rmtree(tuning.FOLDER)
+    again, _ = this_run(store)
+    assert gpu._tuner(again, 1e6) == 0
+    assert again.records == []
+    assert path.read_text() == text
+
+
+def test_a_search_that_was_cut_short_is_no_record(machine, store, monkeypatch):
+    clock = Clock()
+
+    def slow(w, seconds, stop):
+        clock.at += 1
+        return found()
+
+    monkeypatch.setattr(tune, "tune", slow)
+    this, _ = this_run(store, clock=clock)
+    assert gpu._tuner(this, 2.0) == len(machine) - 1
+    assert len(this.records) == 1
+
+
+def test_what_triton_does_not_take_is_tuned_to_nothing(machine, store, monkeypatch):
+    def refuse(w, seconds, stop):
+        raise CannotRun("not this")
+
+    monkeypatch.setattr(tune, "tune", refuse)
+    this, lines = this_run(store)
+    assert gpu._tuner(this, 1e6) == 0
+    assert all(r.check.outcomes == {} for r in this.records)
+    assert any("not this" in line for line in lines)
+
+
+def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monkeypatch):
+    todo = {"t::a": "passed", "t::b": "failed", "t::c": "skipped", "t::d": "passed"}
+    asked = []
+
+    def some(done, seconds, folder="tests/gpu"):
+        asked.append(list(done))
+        left = [t for t in todo if t not in done]
+        return {t: todo[t] for t in left[:2]}, len(left), "the output"
+
+    monkeypatch.setattr(gpu, "pytest_run", some)
+    this, _ = this_run(store)
+    assert [gpu._tests(this, 1e6) for _ in range(3)] == [2, 0, 0]
+    assert asked == [[], ["t::a", "t::b"]]
+    assert [r.status for r in this.records] == ["invalid", "invalid"]
+    assert this.records[-1].check.outcomes == todo
+    assert this.records[-1].check.output == "the output"
+    from suite import report
+
+    table = report.build(store).files["tables/kernels.md"]
+    assert "| tests/gpu | " in table
+    assert "| 2 | 1 | 1 | 0 | `t::b` |" in table
+
+
+def test_without_time_no_test_is_begun(machine, store, monkeypatch):
+    monkeypatch.setattr(gpu, "pytest_run", lambda *a: pytest.fail("it was begun"))
+    this, _ = this_run(store, seconds=0.0)
+    assert gpu._tests(this, 0.0) > 0
+    assert this.records == []
+
+
+@pytest.fixture
+def checks(tmp_path):
+    """A folder of tests with the hooks of tests/gpu."""
+    folder = tmp_path / "checks"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests" / "gpu" / "conftest.py", folder)
+    (folder / "test_it.py").write_text(
+        "import os, pytest\n"
+        "def test_good(): pass\n"
+        "def test_bad(): assert False\n"
+        "@pytest.mark.skip\n"
+        "def test_skipped(): pass\n"
+        "def test_dies(): os._exit(9) if os.environ.get('DIES') else None\n"
+    )
+    return folder
+
+
+def by_name(outcomes):
+    return {name.rpartition("::")[2]: outcome for name, outcome in outcomes.items()}
+
+
+def test_outcomes_of_a_real_process(checks):
+    outcomes, collected, _ = gpu.pytest_run([], 600, str(checks))
+    assert collected == 4
+    assert by_name(outcomes) == {
+        "test_good": "passed",
+        "test_bad": "failed",
+        "test_skipped": "skipped",
+        "test_dies": "passed",
+    }
+    rest, left, _ = gpu.pytest_run([n for n in outcomes if "good" in n], 600, str(checks))
+    assert left == len(rest) == 3
+
+
+def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
+    monkeypatch.setenv("DIES", "1")
+    outcomes, _, _ = gpu.pytest_run([], 600, str(checks))
+    assert by_name(outcomes)["test_dies"] == "failed"
+    assert by_name(outcomes)["test_good"] == "passed"
+
+
+def test_after_the_deadline_no_test_begins(checks):
+    outcomes, collected, _ = gpu.pytest_run([], -1, str(checks))
+    assert (outcomes, collected) == ({}, 4)
+
+
+def test_what_cannot_be_collected_is_an_error(checks):
+    (checks / "test_broken.py").write_text("import no_such_module\n")
+    with pytest.raises(OSError, match="collected no tests"):
+        gpu.pytest_run([], 600, str(checks))
+
+
+def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):
+    monkeypatch.setattr(gpu, "SANITIZERS", ("no-such-tool",))
+    this, _ = this_run(store)
+    assert gpu._racecheck(this, 1e6) == 0
+    (record,) = this.records
+    assert set(record.check.outcomes.values()) == {"skipped"}
+    assert "no no-such-tool on this machine" in record.check.output
+    assert gpu._racecheck(this, 1e6) == 0
+    assert len(this.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "verdicts", "left"),
+    [
+        ("RACECHECK SUMMARY: 0 hazards displayed", {"passed"}, 0),
+        ("RACECHECK SUMMARY: 2 hazards displayed", {"failed"}, 0),
+        ("killed", set(), 2),
+    ],
+)
+def test_racecheck_reads_the_tools_summary(
+    machine, store, tmp_path, monkeypatch, printed, verdicts, left
+):
+    tool = tmp_path / "sanitizer"
+    tool.write_text(f"#!/bin/sh\necho '{printed}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu, "SANITIZERS", (str(tool),))
+    this, _ = this_run(store)
+    assert gpu._racecheck(this, 1e6) == left
+    assert set(this.records[0].check.outcomes.values()) == verdicts
+
+
+def test_a_hang_is_recorded_and_not_tried_again(machine, store):
+    this, _ = this_run(store)
+    session = bench.Session(machine[0], ("torch", "reference"))
+    gpu._record_hang(this, session)
+    assert [r.status for r in store.scan()] == ["timeout", "timeout"]
+    assert bench.unsettled([session], store) == []
+
+
+def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
+    from suite import run, task
+
+    specs = [f"spec {i}" for i in range(3)]
+    monkeypatch.setattr(task, "names", lambda: ["a task"])
+    monkeypatch.setattr(gpu, "_paper_specs", lambda this, name: specs)
+    ends = iter([True, False])
+
+    class Ended:
+        status = "ok"
+
+    def execute(spec, **options):
+        if next(ends):
+            return Ended
+        raise run.Interrupted("stopped")
+
+    monkeypatch.setattr(run, "execute", execute)
+    ticks = count(0, 300)
+    this, lines = this_run(store, clock=lambda: next(ticks))
+    # Two runs begin before the deadline; the third finds none of the time left.
+    assert gpu._paper(this, 601) == 2
+    assert len(this.records) == 1
+    assert any("goes on at the next call" in line for line in lines)
+
+
+def test_a_machine_without_a_gpu_is_told_what_it_lacks():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    for command in (["suite", "gpu"], ["suite.gpu"], ["suite", "bench", "tune"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "lacks a CUDA device that PyTorch can use" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("minutes", [0, -1, 9.5, float("nan")])
+def test_a_budget_out_of_range_is_an_error(minutes):
+    with pytest.raises(ValueError, match="--budget-minutes"):
+        gpu.command(minutes, "anywhere", ())
+
+
+def test_the_command_needs_few_packages():
+    """What a bare machine lacks must not be imported on the way to the first stage."""
+    code = (
+        "import sys\n"
+        "absent = ('typer', 'rich', 'ray', 'gymnasium', 'pandas', 'matplotlib', 'scipy',"
+        " 'sklearn', 'torchvision', 'optuna')\n"
+        "for name in absent: sys.modules[name] = None\n"
+        "import suite.gpu, suite.bench, suite.store, kernels.bench.tune, kernels.bench.timing\n"
+        "from kernels.bench.workload import workloads\n"
+        "w = next(w for w in workloads('cpu') if w.op == 'dnc.usage')\n"
+        "print(len(suite.bench.run([suite.bench.Session(w, ('torch',))],"
+        " suite.store.Store('memory://x'), rounds=1)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.strip() == "1", done.stderr
+
+
+def test_the_barrier_compiles_for_a_gpu_that_is_not_there(tmp_path):
+    """In a process of its own: Triton decides at a kernel's definition whether to interpret it."""
+    code = (
+        "import json, torch\n"
+        "from kernels import compile_gate as gate\n"
+        "from kernels.bench.triton import _barriers\n"
+        "pointer = gate.Pointer(torch.int32)\n"
+        "options = {'MEETINGS': 1000, 'PROGRAMS': 132, 'launch_cooperative_grid': True}\n"
+        "launch = gate.Launch('barriers', 'x', _barriers, (pointer, pointer),"
+        " tuple(options.items()))\n"
+        "print(json.dumps(gate.compiled(launch, 90)))\n"
+    )
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=environment,
+    )
+    row = json.loads(done.stdout or "{}")
+    assert row.get("opcodes", {}).get("BAR"), done.stderr
+    assert row["stack_bytes"] == 0
