@@ -1,8 +1,9 @@
 """Compile every kernel for a GPU that is not there, and say what it uses of it.
 
-Triton needs no GPU to compile: the launchers run on tensors without memory, each launch is written
-down instead of made, and each distinct one is compiled for the architecture asked for. What the
-compiler reports (registers, stack, shared memory) and the opcodes in the machine code make a row.
+Triton needs no GPU to compile: the public functions are called on tensors without memory, each
+launch is written down instead of made, and each that Triton would compile to a binary of its own is
+compiled for the architecture asked for. What the compiler reports (registers, stack, shared memory)
+and the opcodes in the machine code make a row, named after the first case that needs the binary.
 Rows repeat exactly for one version of Triton, so they are compared exactly with a stored table: a
 kernel that begins to spill, outgrows shared memory or loses its tensor-core instructions is seen
 without a GPU.
@@ -18,6 +19,7 @@ import json
 import os
 import pkgutil
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,11 +29,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ARCHITECTURES = (90, 80)
 # What one program may have of shared memory, in bytes.
 SHARED_LIMIT = {90: 232_448, 80: 166_912}
 OPCODES = ("HGMMA", "HMMA", "DMMA", "FFMA", "DFMA", "LDL", "STL", "LDGSTS", "ATOM", "BAR", "MUFU")
+TENSOR_CORE = ("HGMMA", "HMMA", "DMMA")
 TABLE = Path(__file__).parent / "compiled"
 
 
@@ -97,54 +101,81 @@ def folders() -> list[str]:
     ]
 
 
-def launches(folder: str) -> list[Launch]:
-    """Every distinct launch that the cases of an op make, forward and backward."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    from kernels import dispatch
-    from kernels.register import Kernel
-
-    cases = importlib.import_module(f"kernels.{folder}.cases")
-    ops = vars(importlib.import_module(f"kernels.{folder}.op")).values()
-    kernels = {k.name: k for k in ops if isinstance(k, Kernel)}
-    found: dict[Launch, None] = {}
-    for case in cases.COMPILE:
-        for op in cases.OPS:
-            given = dispatch.tensors(cases.arguments(op, case))
-            with _written_down(f"{folder}: {case.name}", found), FakeTensorMode() as mode:
-                _both_ways(kernels[f"{folder}_{op}"], [mode.from_tensor(t) for t in given])
-    return list(found)
-
-
-def _both_ways(kernel: Any, tensors: list[Any]) -> None:
-    """Run the launchers of an op, forward and backward."""
+def launches(folder: str, architecture: int) -> list[Launch]:
+    """Every launch with a binary of its own that the cases of an op make, forward and backward."""
     import torch
 
-    inputs = (*tensors, *kernel.options)
+    from kernels.dispatch import Op
+    from kernels.register import Kernel
+
+    module = importlib.import_module(f"kernels.{folder}")
+    cases = importlib.import_module(f"kernels.{folder}.cases")
+    found: dict[str, Launch] = {}
+    # Called as users call them, but no GPU is asked for and, as in a compiled region, no value.
+    with (
+        patch.object(Op, "__call__", _as_triton),
+        patch.object(Kernel, "__call__", _both_ways),
+        patch.object(torch.compiler, "is_compiling", return_value=True),
+    ):
+        for case in cases.COMPILE:
+            for op in getattr(case, "ops", cases.OPS):
+                args, more = _without_memory(cases, op, case)
+                with _written_down(f"{folder}: {case.name}", architecture, found):
+                    getattr(module, op)(*args, **more)
+    return list(found.values())
+
+
+def _as_triton(op: Any, *args: Any, impl: str | None = None, **options: Any) -> Any:
+    """Stands for ``Op.__call__``: the Triton implementation, on whatever device."""
+    return op.triton()(*args, **options)
+
+
+def _both_ways(kernel: Any, *inputs: Any) -> Any:
+    """Stands for ``Kernel.__call__``: run its launchers, forward and backward."""
+    import torch
+
     out = kernel.forward(*inputs)
     outputs = out if isinstance(out, tuple) else (out,)
     grads = [torch.ones_like(o) for o in outputs[: kernel.outputs]]
-    kernel.backward(*grads, *kernel.save(inputs, out), *kernel.options)
+    options = inputs[len(inputs) - len(kernel.options) :]
+    kernel.backward(*grads, *kernel.save(inputs, out), *options)
+    return out
+
+
+def _without_memory(cases: Any, op: str, case: Any) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments of a case, tensors without values: shapes, strides and types are enough."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._pytree import tree_map_only
+
+    def bare(t: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta")
+
+    with FakeTensorMode():
+        args = cases.arguments(op, case)
+        keywords = cases.keywords(op, case) if hasattr(cases, "keywords") else {}
+    made: tuple[Sequence[Any], dict[str, Any]] = tree_map_only(torch.Tensor, bare, (args, keywords))
+    return made
 
 
 @contextlib.contextmanager
-def _written_down(case: str, found: dict[Launch, None]) -> Iterator[None]:
-    """Write launches down instead of making them."""
+def _written_down(case: str, architecture: int, found: dict[str, Launch]) -> Iterator[None]:
+    """Write launches down instead of making them: what Triton knows a binary by -> the first."""
     import torch
+    from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
+
+    driver.set_active(NoDriver(architecture))
 
     def note(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         typed = tuple(Pointer(a.dtype) if isinstance(a, torch.Tensor) else a for a in args)
-        found.setdefault(
-            Launch(self.fn.__name__.strip("_"), case, self, typed, tuple(sorted(options.items())))
-        )
+        name = self.fn.__name__.strip("_")
+        known_by = self.create_binder()[-1](*typed, **options, debug=False)[1:]
+        launch = Launch(name, case, self, typed, tuple(sorted(options.items())))
+        found.setdefault(f"{name} {known_by}", launch)
 
-    run = JITFunction.run
-    JITFunction.run = note
-    try:
+    with patch.object(JITFunction, "run", note):
         yield
-    finally:
-        JITFunction.run = run
 
 
 def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
@@ -156,6 +187,7 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     usage, code = _inspected(kernel.asm["cubin"])
     counts = {op: n for op in OPCODES if (n := len(re.findall(rf"\b{op}\b", code)))}
     return {
+        "dots": _tensor_core_dots(kernel.asm["ttir"]),
         "registers": int(usage["REG"]),
         "stack_bytes": int(usage["STACK"]),
         "shared_bytes": int(kernel.metadata.shared),
@@ -181,13 +213,21 @@ def _inspected(cubin: bytes) -> tuple[dict[str, str], str]:
     return dict(re.findall(r"(\w+):(\d+)", texts[0])), texts[1]
 
 
+def _tensor_core_dots(code: str) -> int:
+    """Matrix products that tensor cores can do: all but those of float32 to its full precision."""
+    dots = re.findall(r"= tt\.dot .*", code)
+    return sum("tf32" in dot or not re.search(r"xf32[^*]*>\s*\*", dot) for dot in dots)
+
+
 def problems(row: dict[str, Any], architecture: int) -> list[str]:
-    """What is wrong with a row by itself: a spill, or more shared memory than there is."""
+    """What is wrong with a row by itself: what it spills, outgrows, or leaves unused."""
     found = []
     if row["stack_bytes"]:
         found.append(f"spills {row['stack_bytes']} bytes to the stack")
     if row["shared_bytes"] > SHARED_LIMIT[architecture]:
         found.append(f"needs {row['shared_bytes']} bytes of shared memory")
+    if row["dots"] and not any(opcode in row["opcodes"] for opcode in TENSOR_CORE):
+        found.append(f"computes {row['dots']} matrix products without tensor cores")
     return found
 
 
@@ -219,7 +259,11 @@ def table_path(architecture: int, folder: Path) -> Path:
 
 def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:
     """Compile every launch of some ops: name -> row, or what the compiler died of."""
-    todo = [launch for folder in ops for launch in launches(folder)]
+    from triton.runtime.cache import triton_key
+
+    # Triton's fingerprint of itself: computed here, it is known in every process forked from here.
+    triton_key()
+    todo = [launch for folder in ops for launch in launches(folder, architecture)]
     seen: Counter[str] = Counter()
     names = []
     for launch in todo:
@@ -268,7 +312,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tables", type=Path, default=TABLE, help="where the tables stand")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args(argv)
-    os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="compile-gate-"))
+    with _cache():
+        return int(_gate(given))
+
+
+@contextlib.contextmanager
+def _cache() -> Iterator[None]:
+    """A cache for this run only, removed at its end, also when it is interrupted or terminated."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="compile-gate-") as folder:
+        os.environ["TRITON_CACHE_DIR"] = folder
+        yield
+
+
+def _gate(given: argparse.Namespace) -> bool:
+    """Compile and compare for each architecture; whether something is wrong."""
     failed = False
     for architecture in given.arch or ARCHITECTURES:
         found = tabulate(architecture, given.op or folders(), given.jobs)
@@ -279,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept = {k: v for k, v in kept.items() if _op_of(k) not in given.op}
             path.write_text(json.dumps(kept | found, indent=1, sort_keys=True) + "\n")
         failed |= _reported(architecture, found, path, given.op)
-    return int(failed)
+    return failed
 
 
 def _stored(path: Path) -> dict[str, dict[str, Any]]:

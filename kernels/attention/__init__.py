@@ -1,9 +1,9 @@
 """Attention: scaled dot products of many heads, and the additive attention of single queries.
 
 The formulas are in ``kernels.attention.reference``; for ``impl`` see ``kernels.dispatch``. The
-tensors have one floating-point dtype and one device, and every one of them gets a gradient. The
-gradients of ``triton`` are not differentiable again. An autocast region changes nothing for
-``triton``: it computes in the type that comes, and adds up in float32 (float64 for float64).
+tensors have one floating-point dtype and one device, and every one of them gets a gradient. In an
+autocast region they are cast to its type first, those of float64 excepted. The gradients of
+``triton`` are not differentiable again; it adds up in float32 (float64 for float64).
 
 ``key_lengths`` are integers of any width on the same device: of batch element b, only the first
 ``key_lengths[b]`` keys count, and ``triton`` does not even load whole blocks of the others. Where
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kernels import checks
 from kernels.attention import reference, vectorized
+from kernels.autocast import cast
 from kernels.dispatch import Op
 
 __all__ = ["additive", "attention"]
@@ -86,6 +87,7 @@ def attention(
         TypeError: other dtypes, a ``causal`` or ``scale`` of another type.
         Unavailable: ``impl="triton"`` cannot run here.
     """
+    q, k, v = cast(q, k, v)
     sizes = checks.tensors({"q": (q, "B H M D"), "k": (k, "B H N D"), "v": (v, "B H N D")})
     if sizes["D"] < 1:
         raise ValueError("q has heads of size D at least 1, got 0")
@@ -130,6 +132,7 @@ def additive(
         TypeError: other dtypes.
         Unavailable: ``impl="triton"`` cannot run here.
     """
+    query, keys, values, v = cast(query, keys, values, v)
     sizes = checks.tensors(
         {
             "query": (query, "B A"),

@@ -603,6 +603,9 @@ def tile_of(
     narrowest = min(width for item, width in table if item == dtype.itemsize)
     width = max(narrowest, block_of(size))
     rows, columns, warps, stages = table[dtype.itemsize, width]
+    if size > 64 and size % 16:
+        # Rows that begin anywhere are loaded element by element, each with an address of its own.
+        rows, columns = max(16, rows // 2), max(16, columns // 2)
     return {
         "BM": min(rows, block_of(queries)),
         "BN": min(columns, block_of(keys)),

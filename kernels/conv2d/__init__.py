@@ -1,4 +1,4 @@
-"""Convolution of images, alone or with what usually follows it.
+"""Convolution of images, alone, with what usually follows it, or with batch normalisation.
 
 The formulas are in ``kernels.conv2d.reference``; for ``impl`` see ``kernels.dispatch``. The tensors
 have one floating-point dtype and one device, and every one of them gets a gradient, which is
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels import checks
+from kernels.autocast import cast
 from kernels.conv2d import reference, vectorized
 from kernels.dispatch import Op
 
-__all__ = ["conv2d", "conv2d_fused"]
+__all__ = ["ConvBN", "conv2d", "conv2d_fused", "conv2d_stats"]
 
 
 def _op(name: str) -> Op:
@@ -32,6 +33,7 @@ def _op(name: str) -> Op:
 
 
 _conv2d, _conv2d_fused = _op("conv2d"), _op("conv2d_fused")
+_conv2d_stats = _op("conv2d_stats")
 
 
 def conv2d(
@@ -68,7 +70,7 @@ def conv2d(
         TypeError: other dtypes, options of other types.
         Unavailable: ``impl="triton"`` cannot run here.
     """
-    x, weight, bias = _cast(x, weight, bias)
+    x, weight, bias = cast(x, weight, bias)
     options = _geometry(x, weight, stride, padding, dilation, groups)
     if bias is not None:
         _agree(x, weight, {"bias": (bias, "K")})
@@ -113,7 +115,7 @@ def conv2d_fused(
     Raises:
         ValueError, TypeError, Unavailable: as ``conv2d``.
     """
-    x, weight, scale, shift, residual = _cast(x, weight, scale, shift, residual)
+    x, weight, scale, shift, residual = cast(x, weight, scale, shift, residual)
     options = _geometry(x, weight, stride, padding, dilation, groups)
     given = {"scale": (scale, "K"), "shift": (shift, "K")}
     sizes: dict[str, int] = {}
@@ -128,18 +130,46 @@ def conv2d_fused(
     return _conv2d_fused(*parts, **options, relu=relu, impl=impl)  # type: ignore[no-any-return]
 
 
-def _cast(*tensors: Any) -> tuple[Any, ...]:
-    """The tensors in the type of the autocast region, if there is one."""
-    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else "cpu"
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return tensors
-    dtype = torch.get_autocast_dtype(kind)
+def conv2d_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    impl: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A convolution and the statistics of its output, which ``triton`` takes in the same pass.
 
-    def cast(t: Any) -> Any:
-        eligible = isinstance(t, Tensor) and t.is_floating_point() and t.dtype != torch.float64
-        return t.to(dtype) if eligible else t
+    They are what batch normalisation in training divides and subtracts. Gradients flow through
+    them; ``ConvBN`` uses them.
 
-    return tuple(cast(t) for t in tensors)
+    Args:
+        x: (N, C, H, W), at least one image.
+        weight: (K, C / groups, R, S).
+        bias: (K,); none when None.
+        stride: as ``conv2d``.
+        padding: as ``conv2d``.
+        dilation: as ``conv2d``.
+        groups: as ``conv2d``.
+        impl: what computes it.
+
+    Returns:
+        y, (N, K, P, Q), and over N, P and Q its mean and its variance (the mean of the squared
+        distance from the mean), (K,) each, in float32, or float64 for float64.
+
+    Raises:
+        ValueError, TypeError, Unavailable: as ``conv2d``.
+    """
+    x, weight, bias = cast(x, weight, bias)
+    options = _geometry(x, weight, stride, padding, dilation, groups)
+    if bias is not None:
+        _agree(x, weight, {"bias": (bias, "K")})
+    if x.shape[0] < 1:
+        raise ValueError("x has N at least 1 where there are statistics, got 0")
+    return _conv2d_stats(x, weight, bias, **options, impl=impl)  # type: ignore[no-any-return]
 
 
 def _agree(x: Tensor, weight: Tensor, given: dict[str, tuple[Tensor, str]], **sizes: int) -> None:
@@ -211,3 +241,94 @@ def _pair(name: str, given: Any, least: int) -> tuple[int, int]:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+class ConvBN(nn.Module):
+    """A convolution, its batch normalisation and a ReLU, of modules that a model already has.
+
+    ``ConvBN(model.conv1, model.bn1)`` shares their parameters and statistics, and its
+    ``state_dict`` is that of ``torch.nn.Sequential(model.conv1, model.bn1)``. In training the
+    statistics come with the convolution, which saves a pass over its output; in evaluation
+    everything is one pass. A residual may be added before the ReLU.
+
+    Attributes:
+        relu: whether to cut off below zero.
+        impl: what computes it, see ``kernels.dispatch``; may be set at any time.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: bool = True, *, impl: str | None = None
+    ) -> None:
+        super().__init__()
+        for name, given, kind in (("conv", conv, nn.Conv2d), ("norm", norm, nn.BatchNorm2d)):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name} is a torch.nn.{kind.__name__}, got {type(given).__name__}")
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"conv has padding_mode 'zeros', got {conv.padding_mode!r}")
+        if norm.num_features != conv.out_channels:
+            raise ValueError(f"norm has {conv.out_channels} features, got {norm.num_features}")
+        self.add_module("0", conv)
+        self.add_module("1", norm)
+        self.relu, self.impl = relu, impl
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve, normalise, add and cut off.
+
+        Args:
+            x: (N, C, H, W).
+            residual: (N, K, P, Q), added before the ReLU; none when None.
+
+        Returns:
+            (N, K, P, Q).
+
+        Raises:
+            ValueError: one value for each channel only, of which there is no variance; else as
+                ``conv2d_stats`` and ``conv2d_fused``.
+            TypeError, Unavailable: as these.
+        """
+        # What a module holds is a tensor or a module to a type checker, and may be None.
+        conv: Any = self._modules["0"]
+        norm: Any = self._modules["1"]
+        geometry = {k: getattr(conv, k) for k in ("stride", "padding", "dilation", "groups")}
+        if not norm.training and norm.running_mean is not None:
+            scale, shift = _affine(norm, norm.running_mean, norm.running_var)
+            if conv.bias is not None:
+                shift = shift + scale * conv.bias
+            scale, shift = scale.to(conv.weight.dtype), shift.to(conv.weight.dtype)
+            more: dict[str, Any] = {"relu": self.relu, "residual": residual, "impl": self.impl}
+            return conv2d_fused(x, conv.weight, scale, shift, **geometry, **more)
+        y, mean, variance = conv2d_stats(x, conv.weight, conv.bias, **geometry, impl=self.impl)
+        if norm.training:
+            _follow(norm, mean.detach(), variance.detach(), y.numel() // y.shape[1])
+        scale, shift = _affine(norm, mean, variance)
+        out = torch.addcmul(shift[:, None, None], y, scale[:, None, None]).to(y.dtype)
+        out = out if residual is None else out + residual
+        return torch.relu(out) if self.relu else out
+
+    def extra_repr(self) -> str:
+        """Whether there is a ReLU."""
+        return f"relu={self.relu}"
+
+
+def _affine(norm: Any, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Batch normalisation by some statistics, as a scale and a shift."""
+    scale = torch.rsqrt(variance + norm.eps)
+    scale = scale if norm.weight is None else norm.weight * scale
+    shift = -mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _follow(norm: Any, mean: Tensor, variance: Tensor, values: int) -> None:
+    """Have running statistics follow those of a batch of ``values`` for each channel."""
+    if values < 2:
+        raise ValueError(f"x gives more than one value for each channel in training, got {values}")
+    if norm.running_mean is None:
+        return
+    norm.num_batches_tracked.add_(1)
+    share = norm.momentum
+    if share is None:
+        share = 1 / float(norm.num_batches_tracked)
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean.to(norm.running_mean), share)
+        unbiased = variance * (values / (values - 1))
+        norm.running_var.lerp_(unbiased.to(norm.running_var), share)

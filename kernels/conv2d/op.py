@@ -4,7 +4,9 @@ A convolution, the gradient of its x and that of its weight are bilinear, and th
 are the other two, so three ops are differentiable as often as one likes. Kept for the backward are
 the inputs, and of the fused op the output, which says where the relu let through; the convolution
 is not computed again. With G the gradient of the weight of an unscaled convolution, that of the
-scaled one is scale G, and that of the scale is the sum of G times the weight.
+scaled one is scale G, and that of the scale is the sum of G times the weight. Of statistics, every
+output passes on 1 / M of the mean's gradient, and 2 / M of the variance's times its own distance
+from the mean, with M images times pixels.
 """
 
 import functools
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from kernels.conv2d import triton as launch
 from kernels.conv2d.reference import output_size
+from kernels.language import accumulator
 from kernels.register import NAMESPACE, Kernel
 
 # Stride, padding, dilation and groups.
@@ -67,6 +70,25 @@ def _fused(
     )
 
 
+def _stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return launch.forward_stats(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _fake_stats(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    by_K = weight.new_empty(weight.shape[0], dtype=accumulator(x.dtype))
+    return _fake_output(x, weight, options), by_K, torch.empty_like(by_K)
+
+
 def _backward_x(
     grad: Tensor,
     weight: Tensor,
@@ -101,6 +123,7 @@ _fused_op = _define(
     _fused,
     lambda x, weight, scale, shift, residual, *options: _fake_output(x, weight, options),
 )
+_stats_op = _define("conv2d_stats", _stats, _fake_stats)
 _backward_x_op = _define(
     "backward_x",
     _backward_x,
@@ -159,6 +182,56 @@ def _fused_gradients(
     return d_x, d_weight, d_scale, d_shift, grad if needs[4] else None
 
 
+def _through_stats(
+    grad: Tensor | None,
+    grad_mean: Tensor | None,
+    grad_variance: Tensor | None,
+    out: Tensor,
+    mean: Tensor,
+) -> Tensor:
+    """Gradient of the convolution's output, its own and through its statistics."""
+    summands, m = [] if grad is None else [grad], out.numel() // out.shape[1]
+    if grad_mean is not None:
+        summands.append((grad_mean / m)[:, None, None].expand_as(out))
+    if grad_variance is not None:
+        by_K = (2 / m * grad_variance)[:, None, None]
+        summands.append(by_K * (out - mean[:, None, None]))
+    return functools.reduce(torch.add, summands).to(out.dtype)
+
+
+def _stats_gradients(
+    grad: Tensor,
+    grad_mean: Tensor,
+    grad_variance: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    mean: Tensor,
+    *options: Any,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight and bias."""
+    total = _through_stats(grad, grad_mean, grad_variance, out, mean)
+    return _gradients(launch.backward_x, launch.backward_weight, total, x, weight, *options)
+
+
+def _of_stats(
+    ctx: Any, grad: Tensor | None, grad_mean: Tensor | None, grad_variance: Tensor | None
+) -> Any:
+    x, weight, out, mean = ctx.saved_tensors
+    if grad is grad_mean is grad_variance is None:
+        return (None,) * 7
+    found = _gradients(
+        _backward_x_op,
+        _backward_weight_op,
+        _through_stats(grad, grad_mean, grad_variance, out, mean),
+        x,
+        weight,
+        *ctx.options,
+        needs=ctx.needs_input_grad[:3],
+    )
+    return (*found, None, None, None, None)
+
+
 def _of_conv2d(ctx: Any, grad: Tensor) -> Any:
     found = _gradients(
         _backward_x_op,
@@ -212,10 +285,17 @@ def _keep_fused(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.options = inputs[5:]
 
 
+def _keep_stats(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs[:2], *output[:2])
+    ctx.options = inputs[3:]
+
+
 _conv2d_op.register_autograd(_of_conv2d, setup_context=_keep)
 _backward_x_op.register_autograd(_of_backward_x, setup_context=_keep)
 _backward_weight_op.register_autograd(_of_backward_weight, setup_context=_keep)
 _fused_op.register_autograd(_of_fused, setup_context=_keep_fused)
+_stats_op.register_autograd(_of_stats, setup_context=_keep_stats)
 
 _conv2d_kernel = Kernel(
     "conv2d_conv2d",
@@ -233,6 +313,16 @@ _fused_kernel = Kernel(
     functools.partial(_fused_gradients, launch.backward_x, launch.backward_weight),
     lambda inputs, out: (*inputs[:3], out),
     (None, *PLAIN, True),
+    None,
+)
+
+_stats_kernel = Kernel(
+    "conv2d_conv2d_stats",
+    _stats_op,
+    _stats,
+    _stats_gradients,
+    lambda inputs, out: (*inputs[:2], *out[:2]),
+    PLAIN,
     None,
 )
 
@@ -268,3 +358,17 @@ def conv2d_fused(
     return _fused_kernel(  # type: ignore[no-any-return]
         x, weight, scale, shift, residual, stride, padding, dilation, groups, relu
     )
+
+
+def conv2d_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y_NKPQ, and its mean_K and variance_K."""
+    return _stats_kernel(x, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]

@@ -4,7 +4,8 @@
     i = p stride_h + r dilation_h - top,  j = q stride_w + s dilation_w - left
 
 where x is zero outside of the image. With groups, output channel k sees the input channels of its
-own group only. Fused: relu(scale[k] y[n, k, p, q] + shift[k] + residual[n, k, p, q]).
+own group only. Fused: relu(scale[k] y[n, k, p, q] + shift[k] + residual[n, k, p, q]). Statistics:
+the mean of y over n, p and q, and the mean of its squared distance from that.
 
 Shapes: N images, C input channels, H by W pixels; K output channels, P by Q pixels; R by S taps;
 G groups. ``stride`` and ``dilation`` are (of rows, of columns); ``padding`` is (top, bottom, left,
@@ -82,3 +83,28 @@ def conv2d_fused(
     if residual_NKPQ is not None:
         y_NKPQ = y_NKPQ + residual_NKPQ
     return torch.relu(y_NKPQ) if relu else y_NKPQ
+
+
+def conv2d_stats(
+    x_NCHW: torch.Tensor,
+    weight_KCRS: torch.Tensor,
+    bias_K: torch.Tensor | None = None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y_NKPQ, and its mean_K and variance_K in float32 at least."""
+    y_NKPQ = conv2d(
+        x_NCHW,
+        weight_KCRS,
+        bias_K,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    wide_NKPQ = y_NKPQ.to(torch.promote_types(y_NKPQ.dtype, torch.float32))
+    mean_1K11 = wide_NKPQ.mean((0, 2, 3), keepdim=True)
+    return y_NKPQ, mean_1K11.flatten(), (wide_NKPQ - mean_1K11).square().mean((0, 2, 3))

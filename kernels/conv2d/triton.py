@@ -14,7 +14,10 @@ others. The gradient of weight splits the output pixels among programs, each wit
 sums, which are added afterwards: no atomics, so results repeat bit for bit.
 
 What is not a number of channels is not specialised on: one binary serves every size of image,
-stride, padding and dilation. Sums are in float32 (float64 for float64); float32 operands are split
+stride, padding and dilation. Statistics of a batch are those of each block of pixels, put together
+afterwards: a sum, and squares about the block's own mean, so that nothing cancels where the mean is
+large (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983). Sums are in
+float32 (float64 for float64); float32 operands are split
 in three, so that tensor cores do not round them. Launchers take tensors of the shapes given in
 ``kernels.conv2d.reference`` in any layout and return new ones, images with their channels last.
 """
@@ -73,6 +76,8 @@ def _conv2d_forward(
     shift_p,
     residual_p,
     out_p,
+    sums_p,
+    squares_p,
     M,
     H,
     W,
@@ -103,7 +108,8 @@ def _conv2d_forward(
     blocks_n, blocks_m = tl.cdiv(KG, BN), tl.cdiv(M, BM)
     pid = tl.program_id(0)
     group = (pid // blocks_n // blocks_m).to(INDEX)
-    m = (pid // blocks_n % blocks_m).to(INDEX) * BM + tl.arange(0, BM)
+    block = (pid // blocks_n % blocks_m).to(INDEX)
+    m = block * BM + tl.arange(0, BM)
     n = pid % blocks_n * BN + tl.arange(0, BN)
     row, inside_m, inside_n = m[:, None], (m < M)[:, None], (n < KG)[None, :]
     image, h, w = row // Q // P, row // Q % P * stride_h - top, row % Q * stride_w - left
@@ -138,6 +144,13 @@ def _conv2d_forward(
         total *= tl.load(scale_p + k, mask=n < KG, other=0.0).to(ACC)[None, :]
     if shift_p is not None:
         total += tl.load(shift_p + k, mask=n < KG, other=0.0).to(ACC)[None, :]
+    if sums_p is not None:
+        inside = inside_m & inside_n
+        sums = tl.sum(tl.where(inside, total, 0.0), 0)
+        mean = sums / tl.minimum(M - block * BM, BM).to(ACC)
+        gap = tl.where(inside, total - mean[None, :], 0.0)
+        tl.store(sums_p + block * K + k, sums, mask=n < KG)
+        tl.store(squares_p + block * K + k, tl.sum(gap * gap, 0), mask=n < KG)
     at = row * K + k[None, :]
     if residual_p is not None:
         total += tl.load(residual_p + at, mask=inside_m & inside_n, other=0.0).to(ACC)
@@ -311,8 +324,19 @@ def tile_of(
     bm, bn, bk = (
         min(m, block_of(n)) for m, n in zip(most, (rows, columns, summands), strict=False)
     )
+    if summands % 8 and not together:
+        # Rows that begin anywhere are loaded element by element, each with an address of its own.
+        bk = min(bk, 32)
     warps = most[3] if 2 * bm * bn >= most[0] * most[1] else 4
     return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
+
+
+def forward_tile(x: Tensor, weight: Tensor, pixels: int, groups: int) -> dict[str, int]:
+    """Blocks of output pixels, of a group's output channels, and of what is summed over."""
+    outputs, inputs, r, s = weight.shape
+    together, sizes = flat(inputs, r * s), {"M": pixels, "K": outputs // groups, "C": inputs}
+    tile = tile_of(x.dtype, together, pixels, sizes["K"], r * s * inputs if together else inputs)
+    return tuned("conv2d.forward", x, tile, **sizes, R=r, S=s)
 
 
 def parts_of(pixels: int, block: int, programs: int) -> tuple[int, int]:
@@ -365,13 +389,16 @@ def forward(
     dilation: Sequence[int],
     groups: int,
     relu: bool,
+    partials: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """The convolution, scaled, shifted, with a residual and cut off below zero, NKPQ."""
+    """The convolution, scaled, shifted, with a residual and cut off below zero, NKPQ.
+
+    Sums of each block of pixels, and squares about its mean, go to ``partials``, (blocks, K) each.
+    """
     (n, c, h, w), (k, cg, r, s) = x.shape, weight.shape
     p, q = output_size((h, w), (r, s), stride, padding, dilation)
     out, m, kg, together = images(x, n, k, p, q), n * p * q, k // groups, flat(cg, r * s)
-    tile = tile_of(x.dtype, together, m, kg, r * s * cg if together else cg)
-    tile = tuned("conv2d.forward", x, tile, M=m, K=kg, C=cg, R=r, S=s)
+    tile = forward_tile(x, weight, m, groups)
     if out.numel():
         blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(kg, tile["BN"]) * groups
         _conv2d_forward[(blocks,)](
@@ -381,6 +408,7 @@ def forward(
             None if shift is None else shift.contiguous(),
             None if residual is None else _channels_last(residual),
             out,
+            *(partials or (None, None)),
             m,
             h,
             w,
@@ -402,6 +430,29 @@ def forward(
             **tile,
         )
     return out
+
+
+def forward_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The convolution, NKPQ, and over images and pixels its mean and its variance, K each."""
+    p, q = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    m, options = x.shape[0] * p * q, (stride, padding, dilation, groups)
+    rows = forward_tile(x, weight, m, groups)["BM"]
+    blocks = triton.cdiv(m, rows)
+    sums, squares = scratch(x, blocks, weight.shape[0]), scratch(x, blocks, weight.shape[0])
+    out = forward(x, weight, None, bias, None, *options, relu=False, partials=(sums, squares))
+    counts = torch.full((blocks, 1), rows, device=x.device)
+    counts[-1:] = m - (blocks - 1) * rows
+    mean = sums.sum(0) / m
+    between = counts * (sums / counts - mean).square()
+    return out, mean, (squares + between).sum(0) / m
 
 
 def backward_x(

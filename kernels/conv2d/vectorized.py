@@ -51,3 +51,28 @@ def conv2d_fused(
     if residual_NKPQ is not None:
         y_NKPQ = y_NKPQ + residual_NKPQ
     return torch.relu(y_NKPQ) if relu else y_NKPQ
+
+
+def conv2d_stats(
+    x_NCHW: torch.Tensor,
+    weight_KCRS: torch.Tensor,
+    bias_K: torch.Tensor | None = None,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """y_NKPQ, and its mean_K and variance_K in float32 at least."""
+    y_NKPQ = conv2d(
+        x_NCHW,
+        weight_KCRS,
+        bias_K,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    wide_NKPQ = y_NKPQ.to(torch.promote_types(y_NKPQ.dtype, torch.float32))
+    variance_K, mean_K = torch.var_mean(wide_NKPQ, (0, 2, 3), correction=0)
+    return y_NKPQ, mean_K, variance_K

@@ -429,10 +429,18 @@ def _resident_tile(units: int, dtype: torch.dtype) -> dict[str, int]:
     return {"BB": ROWS, "BU": block_of(units), "num_warps": 8 if large else 4, "num_stages": 1}
 
 
-def _split_tile(batch: int, dtype: torch.dtype) -> dict[str, int]:
+def _split_tile(
+    batch: int, dtype: torch.dtype, units: int, backward: bool = False
+) -> dict[str, int]:
     rows = min(64, max(ROWS, int(triton.next_power_of_2(batch))))
-    # What tensor cores do not multiply is held in registers: less at a time, by more threads.
+    # What tensor cores do not multiply is held in registers: less at a time, by more threads. Rows
+    # that begin anywhere are loaded element by element, each with an address of its own.
     inner, warps = (64, 4) if dtype.itemsize == 2 else (16, 8)
+    if units % 8:
+        inner, warps = min(inner, 32), 8
+    elif backward and dtype.itemsize == 2 and rows == ROWS:
+        # One product of 16 by 16, which is two instructions wide: more warps would repeat it.
+        warps = 2
     return {"BB": rows, "BU": UNITS, "BK": inner, "num_warps": warps}
 
 
@@ -441,10 +449,11 @@ def _launch_split(
     args: tuple[Tensor, ...],
     sizes: tuple[int, int, int],
     options: dict[str, object],
+    backward: bool = False,
 ) -> None:
     """Launch all steps at once, or one after another."""
     (t, b, h), like = sizes, args[0]
-    tile = _split_tile(b, like.dtype)
+    tile = _split_tile(b, like.dtype, h, backward)
     grid = (triton.cdiv(h, tile["BU"]), triton.cdiv(b, tile["BB"]))
     steps = steps_per_launch(grid[0] * grid[1], t, like.device)
     meeting = {"MEET": True, "launch_cooperative_grid": True} if steps > 1 else {"MEET": False}
@@ -542,7 +551,7 @@ def backward(
             tile = tuned("lstm.resident_backward", x, tile, ("num_warps",), B=b, H=units)
             _resident_backward[grid](*args, grad_c.contiguous(), *rest, t, b, **options, **tile)
         else:
-            _launch_split(_split_backward, (*args, *rest), (t, b, units), options)
+            _launch_split(_split_backward, (*args, *rest), (t, b, units), options, backward=True)
     flat_d, flat_x = d_gates.view(t * b, 4 * units), _known(x, lengths).reshape(t * b, inputs)
     first_d, d_h = _first(d_gates, grad_h, lengths, reverse)
     d_h = torch.addmm(d_h, first_d, weight_hh)

@@ -50,8 +50,7 @@ def address(memory: Tensor, weights: Tensor, head: Head, *, impl: str | None = N
         (B, H, N), each row summing to 1.
 
     Raises:
-        ValueError: other shapes or devices, an even number of shifts, or more than there are
-            slots; an unknown ``impl``.
+        ValueError: other shapes or devices, an even number of shifts; an unknown ``impl``.
         TypeError: other dtypes.
         Unavailable: ``impl="triton"`` cannot run here.
     """

@@ -15,7 +15,7 @@ OPS = ("address",)
 
 @dataclass(frozen=True)
 class Case:
-    """One set of sizes, and what it is there for."""
+    """One set of sizes, what it is there for, and the type that it is compiled in."""
 
     name: str
     B: int
@@ -23,6 +23,7 @@ class Case:
     W: int
     H: int
     S: int = 3
+    dtype: torch.dtype = torch.float32
 
 
 TEST = (
@@ -34,14 +35,25 @@ TEST = (
 GRADCHECK = Case("gradcheck", 2, 5, 3, 2)
 COPY = Case("copy task", 16, 16, 16, 2)
 PAPER = Case("the paper's copy task, batched", 16, 128, 20, 2)
-COMPILE = (COPY, PAPER)
+COMPILE = (
+    COPY,
+    PAPER,
+    Case("five shifts", 16, 128, 20, 4, 5),
+    Case("one shift, many slots, bfloat16", 4, 1000, 64, 2, 1, torch.bfloat16),
+    Case("the most slots and the longest words", 1, 8192, 1024, 1, 3),
+)
 BENCH = (COPY, PAPER)
 
 
 def arguments(
-    op: str, case: Case, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu"
+    op: str,
+    case: Case,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> tuple[Any, ...]:
-    """What the public function ``address`` takes."""
+    """What the public function ``address`` takes, in the case's own type by default."""
+    dtype = dtype or case.dtype
     g = torch.Generator().manual_seed(seed)
     B, N, W, H, S = case.B, case.N, case.W, case.H, case.S
     head = Head(

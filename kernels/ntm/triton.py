@@ -105,13 +105,16 @@ def _address_backward(
     tl.store(grad_sharpness_p + head, rounded(d_gamma, grad_sharpness_p.dtype.element_ty))
     d_moved = tl.where(n < N, gamma * d_power / (moved + EPS), 0.0)
     tl.store(scratch_p + row + n, d_moved, mask=n < N)
-    for tap in tl.static_range(S):
+    for tap in range(S):
         at = (n - (tap - S // 2) + S * N) % N
         x = tl.load(gated_p + row + at, mask=n < N, other=0.0)
         d_shift = rounded(tl.sum(d_moved * x, 0), grad_shifts_p.dtype.element_ty)
         tl.store(grad_shifts_p + head * S + tap, d_shift)
     tl.debug_barrier()
     d_gated = shifted(scratch_p, row, n, shifts_p + head * S, N, S, -1, ACC)
+    # Loaded again: of many slots, registers do not hold them all along.
+    content = tl.load(content_p + row + n, mask=n < N, other=0.0).to(ACC)
+    last = tl.load(weights_p + row + n, mask=n < N, other=0.0).to(ACC)
     d_gate = tl.sum(tl.where(n < N, d_gated * (content - last), 0.0), 0)
     tl.store(grad_gates_p + head, rounded(d_gate, grad_gates_p.dtype.element_ty))
     store(grad_weights_p + row + n, (1 - gate) * d_gated, n < N)
@@ -119,7 +122,7 @@ def _address_backward(
 
 
 def _warps(slots: int) -> int:
-    return min(8, max(1, int(triton.next_power_of_2(slots)) // 128))
+    return min(32, max(1, int(triton.next_power_of_2(slots)) // 128))
 
 
 def address_forward(

@@ -296,13 +296,21 @@ def test_registration(name, kernel, lengths):
     torch.library.opcheck(kernel.op, (*given, lengths, *kernel.options[1:]))
 
 
-def test_autocast_leaves_the_type_to_the_caller():
-    for dtype in LOW:
-        for name in cases.OPS:
-            args = cases.arguments(name, cases.GRADCHECK, dtype)
-            with torch.autocast("cpu", torch.bfloat16):
-                out = proof.flat(getattr(ops, name)(*args, impl="triton"))
-            assert {o.dtype for o in out} == {dtype}
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("dtype", LOW)
+@pytest.mark.parametrize("name", cases.OPS)
+def test_an_autocast_region_sets_the_type(name, dtype, impl):
+    first, *rest = (t.requires_grad_() for t in cases.arguments(name, cases.GRADCHECK))
+    function = getattr(ops, name)
+    with torch.autocast("cpu", dtype):
+        got = proof.flat(function(first.to(LOW[0]), *rest, impl=impl))
+        double = proof.flat(function(*(t.double() for t in (first, *rest)), impl=impl))
+    assert {t.dtype for t in got} == {dtype}
+    assert {t.dtype for t in double} == {torch.float64}
+    got[0].float().sum().backward()
+    assert {t.grad.dtype for t in rest} == {torch.float32}
+    want = function(*(t.to(dtype) for t in (first.to(LOW[0]), *rest)), impl=impl)
+    assert torch.equal(got[0], proof.flat(want)[0])
 
 
 def test_what_ran_is_counted_under_its_name():
@@ -370,7 +378,7 @@ def test_heads_that_no_kernel_holds_are_refused(dtype, most):
 def test_blocks_fit_what_there_is(dtype):
     tables = (launch.FORWARD, launch.BACKWARD_KEYS, launch.BACKWARD_QUERIES)
     for table in tables:
-        for size in (1, 64, 65, 128):
+        for size in (1, 64, 65, 100, 128):
             small = launch.tile_of(table, dtype, size, 1, 17)
             assert small["BM"] == 16
             assert small["BN"] <= 32

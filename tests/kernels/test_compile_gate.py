@@ -1,13 +1,22 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from kernels import compile_gate
 
-ROW = {"registers": 40, "stack_bytes": 0, "shared_bytes": 1024, "warps": 4, "opcodes": {"HGMMA": 8}}
+ROW = {
+    "dots": 2,
+    "registers": 40,
+    "stack_bytes": 0,
+    "shared_bytes": 1024,
+    "warps": 4,
+    "opcodes": {"HGMMA": 8},
+}
 
 
 def test_a_row_that_spills_or_outgrows_shared_memory_is_wrong():
@@ -16,6 +25,28 @@ def test_a_row_that_spills_or_outgrows_shared_memory_is_wrong():
     large = ROW | {"shared_bytes": 200_000}
     assert compile_gate.problems(large, 90) == []
     assert compile_gate.problems(large, 80) == ["needs 200000 bytes of shared memory"]
+
+
+def test_a_row_whose_products_use_no_tensor_cores_is_wrong():
+    wrong = ["computes 2 matrix products without tensor cores"]
+    assert compile_gate.problems(ROW | {"opcodes": {"FFMA": 64}}, 90) == wrong
+    assert compile_gate.problems(ROW | {"dots": 0, "opcodes": {"FFMA": 64}}, 90) == []
+
+
+@pytest.mark.parametrize(
+    ("operands", "precision", "counts"),
+    [
+        ("tensor<16x64xbf16> * tensor<64x16xbf16>", "", 1),
+        ("tensor<16x64xf16> * tensor<64x16xf16>", "", 1),
+        ("tensor<16x16xf64> * tensor<16x16xf64>", "", 1),
+        ("tensor<16x16xf32> * tensor<16x16xf32>", ", inputPrecision = tf32x3", 1),
+        ("tensor<16x16xf32> * tensor<16x16xf32>", "", 0),
+    ],
+)
+def test_which_products_tensor_cores_can_do(operands, precision, counts):
+    code = f"%9 = tt.dot %1, %2, %3{precision} : {operands} -> tensor<16x16xf32> loc(#4)\n"
+    assert compile_gate._tensor_core_dots(code) == counts
+    assert compile_gate._tensor_core_dots("%3 = arith.addf %1, %2 : tensor<16x16xbf16>") == 0
 
 
 def test_every_difference_is_named():
@@ -38,7 +69,55 @@ def test_what_a_compiler_dies_of_is_a_row():
 
 
 def test_every_folder_with_cases_is_compiled():
-    assert {"dnc", "ntm"} <= set(compile_gate.folders())
+    assert compile_gate.folders() == ["attention", "conv2d", "dnc", "lstm", "ntm"]
+
+
+LISTING = """
+import json
+from kernels import compile_gate
+
+found = {}
+for folder in compile_gate.folders():
+    for launch in compile_gate.launches(folder, 90):
+        known = launch.function.create_binder()[-1](*launch.args, **dict(launch.options))
+        found.setdefault(launch.kernel, []).append([dict(launch.options), str(known[1:])])
+print(json.dumps(found, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def listed():
+    """Kernel -> the options of each launch, and what Triton knows its binary by."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", LISTING]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_no_binary_is_compiled_twice(listed):
+    for kernel, launches in listed.items():
+        known = [by for _, by in launches]
+        assert len(known) == len({*known}), kernel
+
+
+def test_what_users_may_ask_for_is_compiled(listed):
+    def options(kernel, *names):
+        return {tuple(o.get(name) for name in names) for o, _ in listed[kernel]}
+
+    ways = {(a, b) for a in (False, True) for b in (False, True)}
+    for kernel in ("resident_forward", "resident_backward", "split_forward", "split_backward"):
+        assert options(kernel, "LENGTHS", "REVERSE") == ways
+    assert options("split_forward", "MEET") == {(False,), (True,)}
+    for kernel in ("attention_forward", "attention_backward_keys", "attention_backward_queries"):
+        sizes = {size for (size,) in options(kernel, "D")}
+        assert {16, 20, 64, 100, 128, 203, 256} <= sizes
+        # A pointer to lengths, or None.
+        assert len({by.count("('constexpr', None)") for _, by in listed[kernel]}) == 2
+    assert options("conv2d_forward", "FLAT", "RELU") == ways
+    # Scale, shift, residual, sums and squares: each there or not.
+    assert {by.count("('constexpr', None)") for _, by in listed["conv2d_forward"]} >= {2, 3, 4}
+    assert {s for (s,) in options("address_forward", "S")} == {1, 3, 5}
 
 
 @pytest.mark.slow
@@ -78,3 +157,23 @@ def test_the_command_line_passes_on_what_is_not_known():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "invalid choice: 'fft'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path, number):
+    command = [sys.executable, "-m", "kernels.compile_gate", "--arch=90", "--op=ntm", "--jobs=1"]
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            # It has begun to compile: the first launch's files are there.
+            while not any(tmp_path.glob("compile-gate-*/*")):
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(number)
+            assert process.wait(300) != 0
+        finally:
+            process.kill()
+    assert not any(tmp_path.glob("compile-gate-*"))
