@@ -120,7 +120,8 @@ class Worker:
         if kind == "record":
             return "ended", self._ended(Ended(content, "own"))
         if kind == "started":
-            self.draft = content
+            # A new process imports torch first; that is no part of the run.
+            self.draft, self.began = content, time.perf_counter()
         return kind, content
 
     def _ended(self, ended: Ended) -> Ended:
