@@ -18,7 +18,7 @@ from typing import Any
 
 from suite import provenance
 from suite.record import Record
-from suite.report import files, kernels, series, tables
+from suite.report import faults, files, kernels, series, tables
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
@@ -29,7 +29,7 @@ PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
-TABLE_NAME = re.compile(r"(ch\d\d|claims|index|kernels)\.(md|csv)")
+TABLE_NAME = re.compile(r"(ch\d\d|claims|faults|index|kernels)\.(md|csv)")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def build(store: Store) -> Report:
             records.append(record)
     records.sort(key=lambda r: r.record_id)
     derived = tables.derive(records)
-    notes = _notes(records, rejected)
-    texts = files.render(derived, notes) | kernels.render(records)
+    texts = files.render(derived, _notes(records, rejected)) | kernels.render(records)
+    texts |= faults.render(faults.newest(records))
     return Report(tuple(records), tuple(rejected), derived, texts)
 
 
@@ -164,13 +164,14 @@ def embedded(text: str, report: Report, prefix: str) -> str:
 
 def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
     """What the overview has to say beside its rows."""
-    tabulated = ("train", "micro", "check")
-    kinds = Counter(r.kind for r in records if r.kind not in tabulated)
+    tabulated, struck = ("train", "micro", "check"), faults.newest(records)
+    kinds = Counter(r.kind for r in records if r.kind not in tabulated and r not in struck)
     foreign = sum(r.micro is not None and r.micro.producer == "foreign" for r in records)
     timed = any(r.kind in ("micro", "check") for r in records)
     groups = series.group(records)
     return [
         *(["What the kernels cost: tables/kernels.md."] if timed else []),
+        *([f"{plural(len(struck), 'fault')} on purpose: see faults.md."] if struck else []),
         *([f"{plural(foreign, 'foreign benchmark')} left out."] if foreign else []),
         *(
             f"{plural(n, f'{kind} record')}, not tabulated here."
