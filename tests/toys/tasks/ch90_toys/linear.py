@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from suite.task import Claim, Target, Task
 
-FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait")
+FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait", "pace")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def fail(fault: str, sign: str) -> float:
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "hang":
         time.sleep(600)
+    if fault == "pace":
+        time.sleep(3.0)
     if fault == "exit":
         os._exit(7)
     return float("nan") if fault == "nan" else 0.0
