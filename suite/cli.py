@@ -1,7 +1,11 @@
 """The command line. Everything heavy is imported by the command that needs it."""
 
+import functools
 import json
 import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +14,8 @@ import typer
 from suite import task
 
 if TYPE_CHECKING:
+    from suite.local import Campaign
     from suite.plan import Spec
-    from suite.record import Record
 
 USAGE, UNTRUSTED, INFRASTRUCTURE, INTERRUPTED = 2, 3, 4, 130
 
@@ -54,6 +58,29 @@ Fresh = Annotated[
     bool, typer.Option("--fresh/--resume", help="Run again what is finished, or continue.")
 ]
 Timeout = Annotated[float | None, typer.Option(help="Seconds a run may take.", min=0.001)]
+On = Annotated[
+    str,
+    typer.Option(
+        envvar="SUITE_ON",
+        metavar="WHERE",
+        help="local; ray or ray:N, a private cluster of N nodes on this machine; or a running "
+        "one: auto, host:port, ray://host:port.",
+    ),
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="Cores of a run on a cluster; the task's own needs.")
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="GPUs of a run on a cluster, such as 0.25; the task's own needs."),
+]
+Exclusive = Annotated[
+    bool, typer.Option("--exclusive", help="One run a node, with all its cores: for timing.")
+]
+SaveEvery = Annotated[
+    float | None, typer.Option(min=0.0, help="Seconds between two snapshots of a run; 60.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray has to say.")]
 DEFAULT_STORE = "runs"
 PUBLISHED = Path(__file__).parent.parent / "results"
 
@@ -170,23 +197,28 @@ def run(
         bool, typer.Option(help="End a run when its target is crossed, not at its budget.")
     ] = False,
     inline: Annotated[bool, typer.Option(help="Run in this process, for a debugger.")] = False,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    exclusive: Exclusive = False,
+    save_every: SaveEvery = None,
+    verbose: Verbose = False,
 ) -> int:
     """Run a selection over variants, implementations and seeds."""
     from suite import plan
 
-    overrides = _assignments(set_ or [])
-    specs = plan.expand(
+    matrix = functools.partial(
+        plan.expand,
         selection,
         profile=_known_profile(profile),
         variants=variant,
         impls=impl,
         seeds=plan.seeds(seeds),
-        device=_device(device),
-        overrides=overrides,
+        overrides=_assignments(set_ or []),
         stop_at_target=stop_at_target,
     )
-    records = _campaign(specs, store, jobs, fresh, timeout, inline)
-    return _ended(records)
+    where = _Where(on, device, jobs, cpus, gpus, exclusive, verbose)
+    return _ended(_campaign(matrix, where, store, fresh, timeout, inline, save_every))
 
 
 @app.command()
@@ -202,6 +234,12 @@ def reproduce(
     store: StoreURI = DEFAULT_STORE,
     fresh: Fresh = False,
     timeout: Timeout = None,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    exclusive: Exclusive = False,
+    save_every: SaveEvery = None,
+    verbose: Verbose = False,
 ) -> int:
     """Run what the book's claims need, judge them, and write tables and the page."""
     from suite import plan
@@ -210,16 +248,17 @@ def reproduce(
         selection = [f"ch{chapter}"]
     else:
         selection = task.names() if everything else task.headlines()
-    specs = plan.expand(
+    matrix = functools.partial(
+        plan.expand,
         selection,
         profile=_known_profile(profile),
         seeds=plan.seeds(seeds),
-        device=_device(device),
         judged_only=True,
     )
-    records = _campaign(specs, store, jobs, fresh, timeout, inline=False)
+    where = _Where(on, device, jobs, cpus, gpus, exclusive, verbose)
+    statuses = _campaign(matrix, where, store, fresh, timeout, False, save_every)
     contradicted = _write_report(store, selection)
-    return _ended(records) or int(contradicted)
+    return _ended(statuses) or int(contradicted)
 
 
 @app.command()
@@ -423,38 +462,95 @@ def _device(name: str) -> str:
     return ("cuda" if gpus else "cpu") if name == "auto" else name
 
 
+@dataclass(frozen=True)
+class _Where:
+    """Where a matrix runs, as the command line says it."""
+
+    on: str
+    device: str
+    jobs: int | None
+    cpus: int | None
+    gpus: float | None
+    exclusive: bool
+    verbose: bool
+
+    def refuse_what_only_clusters_have(self) -> None:
+        """Raise ValueError for options that mean nothing on one machine's processes."""
+        given = {"--cpus": self.cpus, "--gpus": self.gpus, "--exclusive": self.exclusive or None}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option} needs a cluster: add --on ray or --on auto")
+
+
 def _campaign(
-    specs: "list[Spec]",
+    matrix: Callable[..., "list[Spec]"],
+    where: _Where,
     uri: str,
-    jobs: int | None,
     fresh: bool,
     timeout: float | None,
     inline: bool,
-) -> "list[Record]":
+    save_every: float | None,
+) -> Counter[str]:
+    """Run a matrix and return how many runs came to which status."""
+    from suite.local import Campaign
+    from suite.store import Store
+
+    campaign = Campaign(
+        Store(uri), fresh=fresh, timeout_s=timeout, inline=inline, save_every_s=save_every
+    )
+    if where.on == "local":
+        where.refuse_what_only_clusters_have()
+        return _watched(matrix(device=_device(where.device)), campaign, where.jobs)
+    return _on_cluster(matrix, where, campaign)
+
+
+def _on_cluster(
+    matrix: Callable[..., "list[Spec]"], where: _Where, campaign: "Campaign"
+) -> Counter[str]:
+    from dataclasses import replace
+
+    from suite import cluster, dispatch
+
+    if campaign.inline or not campaign.store.shared:
+        raise ValueError("--inline and memory:// stores are of one process: use --on local")
+    # A mistake in what is asked for is told before a cluster is started or joined for it.
+    matrix(device="cpu" if where.device == "cpu" else "cuda")
+    with cluster.connect(where.on, verbose=where.verbose) as found:
+        specs = matrix(device=found.device(where.device))
+        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, where.jobs)
+        _say(f"on {found}")
+        backend = cluster.backend(found, resources)
+        campaign = replace(campaign, backend=backend, attempts=dispatch.ATTEMPTS)
+        return _watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
+
+
+def _watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Counter[str]:
+    """Run specs before the user's eyes."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from suite import provenance
-    from suite.local import Campaign
     from suite.progress import Display
-    from suite.store import Store
 
-    # Runs on a GPU would share it, and time each other; runs on a CPU have their own cores.
-    default = 1 if specs and specs[0].device.startswith("cuda") else provenance.cores()
-    jobs = min(jobs or default, provenance.cores(), max(1, len(specs)))
-    campaign = Campaign(Store(uri), jobs, fresh, timeout, inline)
+    if campaign.backend is None:
+        # Runs on a GPU would share it, and time each other; runs on a CPU have their own cores.
+        default = 1 if specs and specs[0].device.startswith("cuda") else provenance.cores()
+        jobs = min(jobs or default, provenance.cores())
+        campaign = replace(campaign, jobs=min(jobs, max(1, len(specs))))
     console = Console(stderr=True)
-    with Display(specs, jobs, console) as display:
-        records = campaign.run(specs, display)
-    console.print(f"{len(records)} records in {uri}", style="dim", highlight=False, soft_wrap=True)
-    return records
+    with Display(specs, max(1, min(jobs or 1, len(specs))), console) as display:
+        statuses = Counter(record.status for record in campaign.each(specs, display))
+    line = f"{statuses.total()} records in {campaign.store.uri}"
+    console.print(line, style="dim", highlight=False, soft_wrap=True)
+    return Counter(statuses)
 
 
-def _ended(records: "list[Record]") -> int:
+def _ended(statuses: Counter[str]) -> int:
     """The exit code of a campaign: 0, 3 where a run failed, 4 where the machine did."""
-    statuses = {r.status for r in records}
-    if statuses & {"infra_error", "killed"}:
+    if statuses.keys() & {"infra_error", "killed"}:
         return INFRASTRUCTURE
-    return UNTRUSTED if statuses & {"crashed", "oom", "nan", "timeout", "invalid"} else 0
+    return UNTRUSTED if statuses.keys() & {"crashed", "oom", "nan", "timeout", "invalid"} else 0
 
 
 def _write_report(uri: str, selection: list[str] | None) -> bool:

@@ -137,7 +137,10 @@ class NodeInfo(_Part):
 
 
 class Placement(_Part):
-    """Where the run sat, and with how many neighbours it shared the machine."""
+    """Where the run sat, and with how many neighbours it shared the machine.
+
+    ``exclusive`` is a promise of the scheduler: the run had all cores of ``node`` to itself.
+    """
 
     scheduler: Literal["inline", "process", "ray"]
     workers: int
@@ -145,6 +148,8 @@ class Placement(_Part):
     gpus: float
     colocated_runs: int
     contended: bool
+    exclusive: bool = False
+    node: str | None = None
 
 
 class KernelsInfo(_Part):
