@@ -65,7 +65,8 @@ def _has_store(arguments: list[str]) -> bool:
 
 
 def _where(arguments: list[str]) -> list[str]:
-    return ["--on", "auto"] if _distributed(arguments) and not _gives("--on", arguments) else []
+    said = "SUITE_ON" in os.environ or _gives("--on", arguments)
+    return ["--on", "auto"] if _distributed(arguments) and not said else []
 
 
 def _gives(option: str, arguments: list[str]) -> bool:

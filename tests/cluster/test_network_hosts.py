@@ -87,5 +87,17 @@ def test_the_same_command_continues_after_the_connection_was_lost(network, up):
     assert finished(network, seeds) == once(seeds)
 
 
+def test_a_job_goes_on_when_the_connection_is_lost(network, up):
+    seeds = range(36, 42)
+    submit = "ray job submit --address http://127.0.0.1:8265 --"
+    command = f"python ~/fundamentals/suite/submit.py {campaign('36-41')}"
+    client = network.popen("ray", "exec", up, f"{submit} '{command}'")
+    until(lambda: done(network, seeds) >= 1 or client.poll() is not None, "the first record")
+    assert client.poll() is None
+    end_session(client)
+    until(lambda: done(network, seeds) >= len(seeds), "the other records")
+    assert finished(network, seeds) == once(seeds)
+
+
 def test_down(network, up):
     network.run("ray", "down", "-y", up)
