@@ -202,6 +202,14 @@ def run(
     gpus: Gpus = None,
     exclusive: Exclusive = False,
     save_every: SaveEvery = None,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND@FRACTION",
+            help="Strike each run at a fraction of its rows and record what it cost: "
+            "worker_kill@0.4, node_kill@0.4, driver_kill@0.4. Repeatable.",
+        ),
+    ] = None,
     verbose: Verbose = False,
 ) -> int:
     """Run a selection over variants, implementations and seeds."""
@@ -218,6 +226,8 @@ def run(
         stop_at_target=stop_at_target,
     )
     where = _Where(on, device, jobs, cpus, gpus, exclusive, verbose)
+    if inject:
+        return _inject(inject, matrix, where, store, fresh, timeout, save_every)
     return _ended(_campaign(matrix, where, store, fresh, timeout, inline, save_every))
 
 
@@ -522,6 +532,38 @@ def _on_cluster(
         backend = cluster.backend(found, resources)
         campaign = replace(campaign, backend=backend, attempts=dispatch.ATTEMPTS)
         return _watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
+
+
+def _inject(
+    faults_: list[str],
+    matrix: Callable[..., "list[Spec]"],
+    where: _Where,
+    uri: str,
+    fresh: bool,
+    timeout: float | None,
+    save_every: float | None,
+) -> int:
+    """Strike runs, say what it cost; 3 where a run that repeats did not end the same."""
+    from suite import cluster, faults
+
+    injections = [faults.parse(text) for text in faults_]
+    if where.on == "local":
+        where.refuse_what_only_clusters_have()
+        resources = None
+    else:
+        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, slots=1)
+    setting = faults.Setting(uri, where.on, resources, timeout, save_every)
+    for injection in injections:
+        setting.check(injection)
+    device = where.device
+    if where.on == "local" or cluster.is_private(where.on):
+        device = _device(device)
+    else:
+        with cluster.connect(where.on, verbose=where.verbose) as found:
+            device = found.device(device)
+    made = list(faults.inject(matrix(device=device), injections, setting, fresh=fresh, say=_say))
+    differs = any(r.determinism == "bitwise" and r.fault and not r.fault.same_params for r in made)
+    return UNTRUSTED if differs else _ended(Counter(r.status for r in made))
 
 
 def _watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Counter[str]:

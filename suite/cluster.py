@@ -135,6 +135,11 @@ class Cluster:
         return f"{self.address}: {count}, {cpus:g} CPUs, {gpus:g} GPUs"
 
 
+def is_private(on: str) -> bool:
+    """Whether ``connect`` would start a cluster for ``on``, not join one."""
+    return re.fullmatch(r"ray(:\d+)?", on) is not None
+
+
 @contextlib.contextmanager
 def connect(on: str, *, verbose: bool = False) -> Iterator[Cluster]:
     """Be connected to a cluster inside the block; one that was started here ends with it.

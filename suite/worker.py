@@ -120,7 +120,8 @@ class Worker:
         if kind == "record":
             return "ended", self._ended(Ended(content, "own"))
         if kind == "started":
-            self.draft = content
+            # A new process imports torch first; that is no part of the run.
+            self.draft, self.began = content, time.perf_counter()
         return kind, content
 
     def _ended(self, ended: Ended) -> Ended:
@@ -214,7 +215,7 @@ def _no_main_module() -> Iterator[None]:
 def _serve(link: Connection, uri: str, log: Path, parent: int) -> None:
     """The worker's life: import once, then run what comes through the link."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with(parent)
+    die_with(parent)
     out = os.open(log, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -257,8 +258,8 @@ def _reporter(link: Connection, job: Job) -> Callable[[str, Any], None]:
     return report
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this worker when its parent dies, so that none is ever orphaned."""
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies, so that none is ever orphaned."""
     if sys.platform != "linux":
         return
     set_parent_death_signal = 1
