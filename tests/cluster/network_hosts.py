@@ -6,6 +6,7 @@ only /mnt/shared is the same folder on all, as shared storage is. Needs root.
 """
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -64,7 +65,11 @@ def missing():
     tried = subprocess.run(
         [
             *("unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--mount-proc"),
-            *("sh", "-c", "mount -t tmpfs none /mnt && ip link add a type veth peer name b"),
+            *(
+                "sh",
+                "-c",
+                "mount -t tmpfs none /mnt && ip link add veth0 type veth peer name veth1",
+            ),
         ],
         capture_output=True,
         text=True,
@@ -80,14 +85,15 @@ class Network:
         self.folder = Path(tempfile.mkdtemp(prefix="fdl-net-", dir="/tmp"))
         self.name = f"fdl{os.getpid()}"
         self.processes = {}
+        self.commands = []
         self.store = self.folder / "shared" / "fundamentals"
 
     def __enter__(self):
         try:
             self._prepare()
-            self._ip("netns", "add", f"{self.name}-br")
-            self._ip("-n", f"{self.name}-br", "link", "add", "br0", "type", "bridge")
-            self._ip("-n", f"{self.name}-br", "link", "set", "br0", "up")
+            self._ip(f"netns add {self.name}-br")
+            self._ip(f"-n {self.name}-br link add br0 type bridge")
+            self._ip(f"-n {self.name}-br link set br0 up")
             self._connect("client", CLIENT)
             for number, address in enumerate(ADDRESSES):
                 self._connect(f"h{number}", address)
@@ -98,6 +104,8 @@ class Network:
         return self
 
     def __exit__(self, *_):
+        for command in self.commands:
+            end_session(command)
         for process in self.processes.values():
             process.kill()
             process.wait()
@@ -105,6 +113,9 @@ class Network:
             subprocess.run(
                 ["ip", "netns", "del", f"{self.name}-{end}"], capture_output=True, check=False
             )
+        # Ray puts ssh's control sockets there, in a folder named after the user.
+        user = hashlib.sha256(self.name.encode()).hexdigest()[:10]
+        shutil.rmtree(f"/tmp/ray_ssh_{user}", ignore_errors=True)
         shutil.rmtree(self.folder)
 
     def _prepare(self):
@@ -124,30 +135,17 @@ class Network:
         sshd = shutil.which("sshd", path=SYSTEM_PATH)
         (self.folder / "host.sh").write_text(HOST.format(home=Path.home(), sshd=sshd))
 
-    def _ip(self, *arguments):
-        _run("ip", *arguments)
+    def _ip(self, command):
+        _run("ip", *command.split())
 
     def _connect(self, end, address):
-        namespace, bridge = f"{self.name}-{end}", f"{self.name}-br"
-        self._ip("netns", "add", namespace)
-        self._ip("-n", namespace, "link", "set", "lo", "up")
-        self._ip(
-            "-n",
-            bridge,
-            "link",
-            "add",
-            end,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            namespace,
-        )
-        self._ip("-n", bridge, "link", "set", end, "master", "br0", "up")
-        self._ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
-        self._ip("-n", namespace, "link", "set", "eth0", "up")
+        here, bridge = f"{self.name}-{end}", f"{self.name}-br"
+        self._ip(f"netns add {here}")
+        self._ip(f"-n {here} link set lo up")
+        self._ip(f"-n {bridge} link add {end} type veth peer name eth0 netns {here}")
+        self._ip(f"-n {bridge} link set {end} master br0 up")
+        self._ip(f"-n {here} addr add {address}/24 dev eth0")
+        self._ip(f"-n {here} link set eth0 up")
 
     def start(self, host):
         """Boot a host: its processes, and a disk as it was at first."""
@@ -173,7 +171,7 @@ class Network:
 
     def link(self, host, state):
         """Take a host's network away without a word to anyone, or give it back."""
-        self._ip("-n", f"{self.name}-br", "link", "set", host, state)
+        self._ip(f"-n {self.name}-br link set {host} {state}")
 
     def cut_power(self, host):
         """End a host at once: nobody hears from it again, and it writes nothing more."""
@@ -208,7 +206,7 @@ class Network:
             "RAY_AUTH_TOKEN_PATH": f"{self.folder}/token/auth_token",
             "LOGNAME": self.name,
         }
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["ip", "netns", "exec", f"{self.name}-client", *map(str, command)],
             env=env,
             cwd=ROOT,
@@ -218,6 +216,8 @@ class Network:
             start_new_session=True,
             text=True,
         )
+        self.commands.append(process)
+        return process
 
     def run(self, *command):
         """Run a command on the client; return what it printed, and require success."""
@@ -232,9 +232,10 @@ class Network:
 
 def end_session(process):
     """End a client's command with all it started: its connection is gone at once."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def until(condition, what):

@@ -13,6 +13,7 @@ from suite.store import Store
 pytestmark = [
     pytest.mark.skipif(network_hosts.missing() is not None, reason=str(network_hosts.missing())),
     pytest.mark.xdist_group("ray"),
+    pytest.mark.slow,
 ]
 
 
@@ -88,12 +89,16 @@ def test_the_same_command_continues_after_the_connection_was_lost(network, up):
 
 
 def test_a_job_goes_on_when_the_connection_is_lost(network, up):
+    """The README's second way, from the client through the tunnel of ``ray dashboard``."""
     seeds = range(36, 42)
-    submit = "ray job submit --address http://127.0.0.1:8265 --"
+    at = ("--address", "http://127.0.0.1:8265")
+    tunnel = network.popen("ray", "dashboard", up)
+    until(lambda: network.popen("ray", "job", "list", *at).wait() == 0, "the tunnel")
     command = f"python ~/fundamentals/suite/submit.py {campaign('36-41')}"
-    client = network.popen("ray", "exec", up, f"{submit} '{command}'")
+    client = network.popen("ray", "job", "submit", *at, "--", *command.split())
     until(lambda: done(network, seeds) >= 1 or client.poll() is not None, "the first record")
     assert client.poll() is None
+    end_session(tunnel)
     end_session(client)
     until(lambda: done(network, seeds) >= len(seeds), "the other records")
     assert finished(network, seeds) == once(seeds)
