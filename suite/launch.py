@@ -30,6 +30,8 @@ SIGNS = {
     r"Permission denied \(publickey": "ssh does not let the head in to a worker: see auth: "
     "ssh_user, ssh_private_key",
     r"SSH still not available": "ssh from the head does not get through to a worker",
+    r"timed out during startup": "Ray on a worker did not start within the 30 s that it "
+    "gives itself; the host is busy or out of memory",
     r"No route to host|Connection (timed out|refused)": "a worker does not answer the head",
     r"command not found": "a setup or start command names a program that a worker lacks",
     r"Address already in use": "another Ray or program holds a port on a worker",

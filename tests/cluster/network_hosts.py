@@ -189,7 +189,7 @@ class Network:
         config["setup_commands"] = [c for c in config["setup_commands"] if "pip install" not in c]
         less = "--num-cpus=1 --object-store-memory=100000000 --memory=1000000000"
         for part in ("head_start_ray_commands", "worker_start_ray_commands"):
-            config[part] = [c + f" {less}" * ("ray start" in c) for c in config[part]]
+            config[part] = [c.replace("ray start", f"ray start {less}") for c in config[part]]
         path = self.folder / "cluster.yaml"
         path.write_text(yaml.safe_dump(config))
         return path

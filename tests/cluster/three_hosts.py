@@ -175,9 +175,12 @@ class Hosts:
         less += f"--temp-dir={self.folder}/r${{SUITE_TEST_HOSTS_ADDRESS##*.}}/ray"
         if "--head" in command:
             less += " --include-dashboard=false"
-        return command.replace(":6379", f":{self.ray_port}").replace(
-            "--port=6379", f"--port={self.ray_port} --ray-client-server-port={_free_port()}"
-        ) + (f" {less}" if "ray start" in command else "")
+            less += f" --ray-client-server-port={_free_port()}"
+        return (
+            command.replace("ray start", f"ray start {less}")
+            .replace(":6379", f":{self.ray_port}")
+            .replace("--port=6379", f"--port={self.ray_port}")
+        )
 
     def run(self, *command, check=True):
         """Run a command of the client; return what it printed, both streams together."""
@@ -255,7 +258,15 @@ def marked(name, value):
         with contextlib.suppress(OSError):
             if f"{name}={value}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-    return [pid for pid in found if pid not in (os.getpid(), os.getppid())]
+    return sorted({*found} - {*_own_line()})
+
+
+def _own_line():
+    """This process and those that it descends from."""
+    pid = os.getpid()
+    while pid:
+        yield pid
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def end_marked(name, value):

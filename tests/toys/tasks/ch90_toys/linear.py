@@ -15,7 +15,19 @@ from torch.nn import functional as F
 
 from suite.task import Claim, Target, Task
 
-FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait", "pace")
+FAULTS = (
+    "raise",
+    "memory",
+    "kill",
+    "kill_once",
+    "segfault",
+    "hang",
+    "exit",
+    "nan",
+    "wait",
+    "second",
+    "pace",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,9 @@ def fail(fault: str, sign: str) -> float:
         first = not Path(sign).exists()
         Path(sign).touch()
         time.sleep(3.0 * first)
+        return 0.0
+    if fault == "second":
+        time.sleep(1.0)
         return 0.0
     if fault == "kill_once" and not Path(sign).exists():
         Path(sign).touch()
