@@ -46,6 +46,7 @@ SILENCE_S = 40.0
 ANSWER_S = 4.0
 CHECK_S = 90.0
 FAREWELL_S = 5.0
+WARM_UP_S = 300.0
 LOOK_S = 5.0
 TELL_S = 15.0
 MAX_FAILED_STARTS = 5
@@ -505,6 +506,8 @@ def backend(cluster: Cluster, resources: Resources) -> Backend:
     def run(runs: list[Run], campaign: Campaign, listen: Listener) -> Iterator[Record]:
         for one in runs:
             one.needs = resources.of(one.spec)
+            # The slot ends a run at its limit; this is for a slot that does not.
+            one.limit_s = campaign.limit_s(one.spec) + GRACE_S + WARM_UP_S
         with terminates():
             yield from _Driver(cluster, resources, runs, campaign, listen).run()
 
@@ -571,7 +574,8 @@ class _Driver:
         self.dispatcher = Dispatcher(runs, silence_s=SILENCE_S, attempts=campaign.attempts)
         self.seats: dict[str, _Seat] = {}
         self.nodes: dict[str, Node] = {}
-        self.bad_nodes: set[str] = set()
+        self.left_out: set[str] = set()
+        self.suspects: set[str] = set()
         self.looked_s = self.told_s = -math.inf
         self.failed_starts = 0
         self.names = itertools.count(1)
@@ -605,14 +609,22 @@ class _Driver:
         }
         ready, late = ray.wait(list(calls), num_returns=len(calls), timeout=CHECK_S)
         for call in ready:
-            if problem := ray.get(call):
+            try:
+                problem = ray.get(call)
+            except ray.exceptions.RayError as error:
+                raise ClusterError(f"node {calls[call].address}: {_first_line(error)}") from error
+            if problem:
                 raise StoreError(f"node {calls[call].address}: {problem}{_advice(self.uri)}")
         if late:
             names = ", ".join(calls[call].address for call in late)
             raise ClusterError(f"no answer within {CHECK_S:g} s from: {names}")
 
     def _look(self) -> None:
-        self.nodes = {n.id: n for n in self.cluster.nodes() if n.id not in self.bad_nodes}
+        usable = {n.id: n for n in self.cluster.nodes() if n.id not in self.left_out}
+        if usable.keys() <= self.suspects:
+            # When all were silent, it was this process that could not hear.
+            self.suspects.clear()
+        self.nodes = {i: n for i, n in usable.items() if i not in self.suspects}
         self.looked_s = time.monotonic()
 
     def _grow(self) -> None:
@@ -659,8 +671,8 @@ class _Driver:
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": needs.gpus, "max_restarts": 0}
         if node_id:
             options["scheduling_strategy"] = _on(node_id)
-        elif self.bad_nodes:
-            names = ",".join(sorted(self.bad_nodes))
+        elif avoided := self.left_out | self.suspects:
+            names = ",".join(sorted(avoided))
             options["label_selector"] = {"ray.io/node-id": f"!in({names})"}
         # The second thread is for ``stop``, which must not wait for an exchange to end.
         slot: Any = ray.remote(Slot)
@@ -684,6 +696,9 @@ class _Driver:
         import ray
 
         calls = {seat.call: name for name, seat in self.seats.items()}
+        if not calls:
+            time.sleep(BEAT_S)
+            return
         ready, _ = ray.wait(list(calls), num_returns=1, timeout=BEAT_S)
         if ready:
             ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
@@ -704,7 +719,9 @@ class _Driver:
         except ray.exceptions.RayTaskError as error:
             raise _plain(error) from None
         except ray.exceptions.RayError as error:
-            yield from self._lose(name, _first_line(error))
+            starved = "OUT_OF_MEMORY" in str(error)
+            starved |= isinstance(error, ray.exceptions.OutOfMemoryError)
+            yield from self._lose(name, _first_line(error), "oom" if starved else "lost")
             return
         if not seat.node:
             self._seated(name, *answer)
@@ -721,7 +738,7 @@ class _Driver:
         seat = self.seats[name]
         if problem:
             self.listen("notice", None, f"node {self._address(node_id)} is left out: {problem}")
-            self.bad_nodes.add(node_id)
+            self.left_out.add(node_id)
             self._drop(name)
             return
         seat.node = node_id
@@ -733,7 +750,7 @@ class _Driver:
         seat, now = self.seats[name], time.monotonic()
         job, limit_s = None, math.inf
         if seat.lease is None:
-            seat.lease = self.dispatcher.lease(name, now, math.inf)
+            seat.lease = self.dispatcher.lease(name, now)
             if seat.lease is not None:
                 seat.began_s, seat.draft = now, {}
                 job = self.campaign.job(seat.lease.run, self._placement(seat))
@@ -793,23 +810,25 @@ class _Driver:
             if verdict == "final":
                 yield record
 
-    def _lose(self, name: str, why: str, *, suspect: bool = False) -> Iterator[Record]:
+    def _lose(
+        self, name: str, why: str, cause: Cause = "lost", *, suspect: bool = False
+    ) -> Iterator[Record]:
         """A slot is lost: its run goes to another one."""
         seat = self.seats[name]
         where = self._address(seat.node)
         if not seat.node:
             self._failed_start(why)
         elif suspect and seat.node != self.cluster.driver_node:
-            self.bad_nodes.add(seat.node)
+            self.suspects.add(seat.node)
         if seat.lease is not None:
-            cause: Cause = "oom" if "memory" in why and "low on" in why else "lost"
             record = self._unheard(seat.lease.run)
             if record is not None:
                 cause = "own"
             elif seat.draft:
                 wall_s = time.monotonic() - seat.began_s
                 story = f"the slot on node {where} was lost: {why}"
-                record = epitaph(seat.draft, "infra_error", story, wall_s)
+                status = "oom" if cause == "oom" else "infra_error"
+                record = epitaph(seat.draft, status, story, wall_s)
             yield from self._settle(name, cause, record)
         self._drop(name)
         self.looked_s = -math.inf

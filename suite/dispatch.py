@@ -5,6 +5,7 @@ when. Every run it is given ends in exactly one final record, whatever is lost, 
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Run:
         parent_record_id: the record of the attempt before.
         figures: whether its pictures are made.
         needs: what it takes of a node.
+        limit_s: seconds after which an attempt must have ended, one way or another.
         tries: attempts that this campaign has begun.
     """
 
@@ -41,6 +43,7 @@ class Run:
     parent_record_id: str | None = None
     figures: bool = False
     needs: Needs = ONE_CORE
+    limit_s: float = math.inf
     tries: int = 0
 
 
@@ -103,14 +106,14 @@ class Dispatcher:
         if slot in self._slots:
             self._slots[slot].heard_s = now_s
 
-    def lease(self, slot: str, now_s: float, limit_s: float) -> Lease | None:
+    def lease(self, slot: str, now_s: float) -> Lease | None:
         """The next run for a slot, or None when it is lost, busy or nothing waits for it."""
         found = self._slots.get(slot)
         if found is None or found.lease is not None or not self._waiting.get(found.needs):
             return None
         run = self._waiting[found.needs].popleft()
         run.tries += 1
-        found.lease = Lease(next(self._numbers), slot, run, now_s + limit_s)
+        found.lease = Lease(next(self._numbers), slot, run, now_s + run.limit_s)
         self._leases[found.lease.number] = found.lease
         return found.lease
 

@@ -220,7 +220,7 @@ class _Pool:
                     self.listen(kind, spec, content)  # type: ignore[arg-type]
 
     def _give(self, name: str) -> None:
-        lease = self.dispatcher.lease(name, 0.0, math.inf)
+        lease = self.dispatcher.lease(name, 0.0)
         if lease is None:
             return
         if not self.workers[name].process.is_alive():

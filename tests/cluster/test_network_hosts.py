@@ -95,9 +95,11 @@ def test_a_job_goes_on_when_the_connection_is_lost(network, up):
     tunnel = network.popen("ray", "dashboard", up)
     until(lambda: network.popen("ray", "job", "list", *at).wait() == 0, "the tunnel")
     command = f"python ~/fundamentals/suite/submit.py {campaign('36-41')}"
-    client = network.popen("ray", "job", "submit", *at, "--", *command.split())
-    until(lambda: done(network, seeds) >= 1 or client.poll() is not None, "the first record")
-    assert client.poll() is None
+    with (network.folder / "job.log").open("w+") as log:
+        client = network.popen("ray", "job", "submit", *at, "--", *command.split(), output=log)
+        until(lambda: done(network, seeds) >= 1 or client.poll() is not None, "the first record")
+        log.seek(0)
+        assert client.poll() is None, log.read()
     end_session(tunnel)
     end_session(client)
     until(lambda: done(network, seeds) >= len(seeds), "the other records")

@@ -31,7 +31,7 @@ def runs(n, needs=ONE_CORE):
 
 def finish_all(dispatcher, slot):
     order = []
-    while lease := dispatcher.lease(slot, 0.0, 10.0):
+    while lease := dispatcher.lease(slot, 0.0):
         order.append(lease.run.spec.seed)
         assert dispatcher.settle(lease.number, "own", "r") == "final"
     return order
@@ -51,21 +51,21 @@ def test_runs_are_given_in_order_to_slots_of_their_size():
 def test_a_busy_or_lost_slot_is_given_nothing():
     d = Dispatcher(runs(2))
     d.join("a", ONE_CORE, 0.0)
-    assert d.lease("a", 0.0, 10.0)
-    assert d.lease("a", 0.0, 10.0) is None
+    assert d.lease("a", 0.0)
+    assert d.lease("a", 0.0) is None
     d.lose("a")
-    assert d.lease("a", 0.0, 10.0) is None
-    assert d.lease("never there", 0.0, 10.0) is None
+    assert d.lease("a", 0.0) is None
+    assert d.lease("never there", 0.0) is None
 
 
 def test_a_lost_run_is_the_next_and_names_its_first_attempt():
     d = Dispatcher(runs(2))
     d.join("a", ONE_CORE, 0.0)
-    lease = d.lease("a", 0.0, 10.0)
+    lease = d.lease("a", 0.0)
     assert d.lose("a") is lease
     assert d.settle(lease.number, "lost", "first") == "again"
     d.join("b", ONE_CORE, 1.0)
-    again = d.lease("b", 1.0, 10.0)
+    again = d.lease("b", 1.0)
     assert (again.run.spec.seed, again.run.attempt) == (0, 2)
     assert again.run.parent_record_id == "first"
 
@@ -73,8 +73,8 @@ def test_a_lost_run_is_the_next_and_names_its_first_attempt():
 def test_an_attempt_that_left_no_record_has_no_number():
     d = Dispatcher(runs(1))
     d.join("a", ONE_CORE, 0.0)
-    d.settle(d.lease("a", 0.0, 10.0).number, "killed")
-    again = d.lease("a", 0.0, 10.0).run
+    d.settle(d.lease("a", 0.0).number, "killed")
+    again = d.lease("a", 0.0).run
     assert (again.attempt, again.parent_record_id, again.tries) == (1, None, 2)
 
 
@@ -86,7 +86,7 @@ def test_only_what_the_machine_did_is_tried_again_and_not_for_ever(cause, tries)
     d = Dispatcher(runs(1))
     d.join("a", ONE_CORE, 0.0)
     verdicts = []
-    while lease := d.lease("a", 0.0, 10.0):
+    while lease := d.lease("a", 0.0):
         verdicts.append(d.settle(lease.number, cause, "r"))
     assert verdicts == ["again"] * (tries - 1) + ["final"]
     assert d.left == 0
@@ -95,11 +95,11 @@ def test_only_what_the_machine_did_is_tried_again_and_not_for_ever(cause, tries)
 def test_a_late_end_does_not_count():
     d = Dispatcher(runs(1))
     d.join("a", ONE_CORE, 0.0)
-    old = d.lease("a", 0.0, 10.0)
+    old = d.lease("a", 0.0)
     d.lose("a")
     d.settle(old.number, "lost", "r")
     d.join("b", ONE_CORE, 50.0)
-    new = d.lease("b", 50.0, 10.0)
+    new = d.lease("b", 50.0)
     assert d.settle(old.number, "own", "late") == "late"
     assert d.left == 1
     assert not d.idle("b")
@@ -109,10 +109,10 @@ def test_a_late_end_does_not_count():
 
 
 def test_silence_and_deadlines():
-    d = Dispatcher(runs(2), silence_s=40.0)
+    d = Dispatcher([Run(spec(0), limit_s=100.0), Run(spec(1))], silence_s=40.0)
     d.join("a", ONE_CORE, 0.0)
     d.join("b", ONE_CORE, 0.0)
-    d.lease("a", 0.0, 100.0)
+    d.lease("a", 0.0)
     d.heard("b", 30.0)
     assert d.silent(40.0) == []
     assert d.silent(41.0) == ["a"]
@@ -158,7 +158,7 @@ class World:
         if slot in self.mute:
             return
         self.dispatcher.heard(slot, self.now)
-        lease = self.dispatcher.lease(slot, self.now, 1e9)
+        lease = self.dispatcher.lease(slot, self.now)
         if lease:
             self.begin(slot, lease)
         if self.dispatcher.idle(slot) or lease or slot in self.dispatcher._slots:
