@@ -94,7 +94,7 @@ def test_a_job_goes_on_when_the_connection_is_lost(network, up):
     at = ("--address", "http://127.0.0.1:8265")
     tunnel = network.popen("ray", "dashboard", up)
     until(lambda: network.popen("ray", "job", "list", *at).wait() == 0, "the tunnel")
-    command = f"python ~/fundamentals/suite/submit.py {campaign('36-41')}"
+    command = f"python fundamentals/suite/submit.py {campaign('36-41')}"
     with (network.folder / "job.log").open("w+") as log:
         client = network.popen("ray", "job", "submit", *at, "--", *command.split(), output=log)
         until(lambda: done(network, seeds) >= 1 or client.poll() is not None, "the first record")
