@@ -114,8 +114,11 @@ class Cluster:
         """The most of each resource that an autoscaler may add up to; empty without one."""
         import ray
 
-        found = ray._private.state.state.get_max_resources_from_cluster_config()
-        return dict(found or {})
+        if self.address.startswith("ray://"):
+            # A remote client has no access to this itself; a worker has.
+            look: Any = ray.remote(_most)
+            return dict(ray.get(look.options(num_cpus=0).remote()))
+        return _most()
 
     def device(self, name: str) -> str:
         """The torch device that ``auto``, ``cpu`` or ``cuda`` stands for on this cluster.
@@ -160,6 +163,12 @@ def connect(on: str, *, verbose: bool = False) -> Iterator[Cluster]:
     with _environment(_settings(private=match is not None, verbose=verbose)):
         with _private(int(match[1] or 1), verbose) if match else _joined(on, verbose) as cluster:
             yield cluster
+
+
+def _most() -> dict[str, float]:
+    import ray
+
+    return dict(ray._private.state.state.get_max_resources_from_cluster_config() or {})
 
 
 @contextlib.contextmanager
@@ -574,6 +583,7 @@ class _Driver:
         self.dispatcher = Dispatcher(runs, silence_s=SILENCE_S, attempts=campaign.attempts)
         self.seats: dict[str, _Seat] = {}
         self.nodes: dict[str, Node] = {}
+        self.autoscales = False
         self.left_out: set[str] = set()
         self.suspects: set[str] = set()
         self.looked_s = self.told_s = -math.inf
@@ -625,6 +635,7 @@ class _Driver:
             # When all were silent, it was this process that could not hear.
             self.suspects.clear()
         self.nodes = {i: n for i, n in usable.items() if i not in self.suspects}
+        self.autoscales = bool(self.cluster.to_come())
         self.looked_s = time.monotonic()
 
     def _grow(self) -> None:
@@ -651,7 +662,7 @@ class _Driver:
             taken = {s.pinned for s in held}
             return [n.id for n in able if n.id not in taken]
         room = sum(_fits(n, needs) for n in able)
-        if self.cluster.to_come():
+        if self.autoscales:
             room = max(room, AUTOSCALED_SLOTS)
         elsewhere = self._away_from_driver(able)
         return [elsewhere] * (room - len(held))

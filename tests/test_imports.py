@@ -80,6 +80,7 @@ def test_no_machine_and_no_unfinished_work_is_named(path):
         ("from suite import task; [task.summary(n) for n in task.names()]", ("torch", "ray")),
         ("import suite.store, suite.record", ("torch", "ray", "pandas")),
         ("import suite.run, suite.local", ("ray", "pandas", "matplotlib")),
+        ("import suite.cluster, suite.faults", ("torch", "ray", "pandas", "matplotlib")),
         ("import kernels", ("torch", "triton")),
     ],
 )

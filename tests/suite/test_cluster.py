@@ -1,5 +1,6 @@
 """Campaigns on Ray: one private cluster of two nodes for all of them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,8 +13,9 @@ import pytest
 
 from suite import cluster
 from suite.cluster import Cluster, ClusterError, Node, Resources
-from suite.dispatch import ATTEMPTS
+from suite.dispatch import ATTEMPTS, Run
 from suite.local import Campaign
+from suite.record import Placement
 from suite.store import Store, StoreError
 from suite.task import Needs
 
@@ -96,12 +98,12 @@ def test_a_silent_slot_is_given_up_and_its_run_ends_elsewhere(
         [record] = campaign.run(wait, listen)
     finally:
         for pid in frozen:
-            with_pid = Path(f"/proc/{pid}")
-            if with_pid.exists():
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert frozen
     assert events.count("again") == 1
-    assert (record.status, record.attempt) == ("ok", 2) or record.status == "target_missed"
+    assert record.status in ("ok", "target_missed")
+    assert record.attempt == 2
     [lost] = [r for r in store.scan() if r.status == "infra_error"]
     assert "no sign of life" in lost.status_detail
 
@@ -131,6 +133,39 @@ def descendants(pid):
     return found
 
 
+def test_a_slot_that_hears_nothing_ends_its_run_itself(toy, store, tmp_path, monkeypatch):
+    """The other side of a partition: the driver is gone, or has given the run to another slot."""
+    monkeypatch.setattr("suite.cluster.FENCE_S", 10.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    store.write("probe", b"here")
+    [spec] = toy("hang", profile="laptop")
+    place = Placement(scheduler="ray", workers=1, cpus=1, gpus=0, colocated_runs=0, contended=False)
+    slot = cluster.Slot(store.root, 1, "probe", {spec.task: spec.version})
+    assert slot.problem == ""
+    report = slot.exchange(Campaign(store).job(Run(spec), place), 1e9)
+    while not report.fenced and not any(kind == "row" for kind, _ in report.messages):
+        report = slot.exchange(None, 1e9)
+    # Nobody calls it any more.
+    slot.worker.process.join(600)
+    assert slot.worker.process.exitcode is not None
+    assert slot.fenced
+    assert slot.exchange(None, 1e9).fenced
+    assert list(store.scan()) == []
+    slot.stop()
+    assert not slot.folder.exists()
+
+
+def test_a_node_says_what_is_wrong_with_it(toy, store, tmp_path):
+    [spec] = toy()
+    store.write("probe", b"here")
+    assert cluster._problem(store.root, "probe", {spec.task: spec.version}) == ""
+    assert "other code" in cluster._problem(store.root, "probe", {spec.task: "0" * 64})
+    assert "unknown task" in cluster._problem(store.root, "probe", {"ch90.liner": "0" * 64})
+    assert "another one" in cluster._problem(str(tmp_path / "own disk"), "probe", {})
+    (tmp_path / "file").write_text("in the way")
+    assert cluster._problem(str(tmp_path / "file" / "store"), "probe", {})
+
+
 def test_exclusive_runs_have_a_node_each(ray2, toy, store):
     records, _ = run(ray2, store, toy(seeds=range(3)), Resources(exclusive=True))
     assert len(records) == 3
@@ -148,7 +183,7 @@ def test_a_store_that_a_node_cannot_use_is_told_before_anything_runs(ray2, toy, 
     driver = cluster._Driver(
         ray2,
         Resources(),
-        [cluster.Run(spec) for spec in toy()],
+        [Run(spec) for spec in toy()],
         Campaign(shared),
         lambda *event: started.append(event),
     )
