@@ -9,7 +9,7 @@ STORE ?= runs
 SEEDS ?= 0
 JOBS ?=
 
-.PHONY: reproduce smoke test lint check gpu bench clean
+.PHONY: reproduce smoke test test-cluster lint check gpu bench clean
 .DEFAULT_GOAL := reproduce
 
 # Without a GPU, PyTorch's CPU build saves gigabytes. Its index is only an extra one: where it
@@ -33,6 +33,11 @@ smoke: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --dist loadgroup tests
+
+# Three hosts that lose power, network and driver in the middle of a campaign. Needs root, for network
+# namespaces, and Debian's openssh-server, openssh-client, rsync and iproute2.
+test-cluster: $(STAMP)
+	FDL_CLUSTER_TESTS=1 $(BIN)/python -m pytest -q -n 0 -rs tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -832,8 +832,10 @@ class _Driver:
         elif suspect and seat.node != self.cluster.driver_node:
             self.suspects.add(seat.node)
         if seat.lease is not None:
-            record = None
-            if seat.draft:
+            record = self._unheard(seat.lease.run)
+            if record is not None:
+                cause = "own"
+            elif seat.draft:
                 wall_s = time.monotonic() - seat.began_s
                 story = f"the slot on node {where} was lost: {why}"
                 status = "oom" if cause == "oom" else "infra_error"
@@ -841,6 +843,15 @@ class _Driver:
             yield from self._settle(name, cause, record)
         self._drop(name)
         self.looked_s = -math.inf
+
+    def _unheard(self, run: Run) -> Record | None:
+        """The record of this attempt if a lost slot could still write it, though not report it.
+
+        A slot that is cut off ends its run before it counts as lost here, so no record comes later.
+        """
+        spec = run.spec
+        earlier = self.campaign.store.attempts(spec.task, [spec.run_id]).get(spec.run_id, [])
+        return next((r for r in earlier if r.attempt == run.attempt), None)
 
     def _failed_start(self, why: str) -> None:
         self.failed_starts += 1

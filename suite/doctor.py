@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from suite import data, provenance
+from suite import data, launch, provenance
 from suite.store import Store, StoreError
 
 
@@ -22,7 +22,7 @@ class Finding:
 
 
 def examine(store: str) -> Iterator[Finding]:
-    """Look at Python packages, processor, GPU, data, the browser and the store."""
+    """Look at Python packages, processor, GPU, data, Ray and the store."""
     yield from _packages()
     node = provenance.node()
     memory = node.mem_bytes / 2**30
@@ -41,6 +41,10 @@ def examine(store: str) -> Iterator[Finding]:
                 "not on this machine",
                 f"runs that need it fetch it; to have it before, type: suite data fetch {name}",
             )
+    yield from (
+        Finding("lacks  " if meaning else "ok     ", what, found, meaning)
+        for what, found, meaning in launch.faults_here()
+    )
     yield _store(store)
 
 

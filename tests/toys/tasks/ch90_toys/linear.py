@@ -26,6 +26,7 @@ FAULTS = (
     "nan",
     "wait",
     "second",
+    "pace",
 )
 
 
@@ -63,6 +64,8 @@ def fail(fault: str, sign: str) -> float:
         os.kill(os.getpid(), signal.SIGSEGV)
     if fault == "hang":
         time.sleep(600)
+    if fault == "pace":
+        time.sleep(3.0)
     if fault == "exit":
         os._exit(7)
     return float("nan") if fault == "nan" else 0.0
