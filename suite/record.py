@@ -22,6 +22,7 @@ Status = Literal[
     "nan",
     "crashed",
     "killed",
+    "stopped",
     "infra_error",
     "skipped",
     "invalid",
