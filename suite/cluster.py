@@ -1,0 +1,331 @@
+"""Run matrices on Ray: a private cluster on this machine, or one that is running.
+
+Ray schedules slots, each an actor that holds its share of a node's processors and GPUs and one
+killable worker process. What runs where, what is tried again and what counts is decided by
+``suite.dispatch``, which knows nothing of Ray.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite import provenance
+from suite.task import unknown
+
+ANSWER_S = 4.0
+DEFAULT_PORT = {"": 6379, "ray://": 10001}
+SHIPPED = ("suite", "kernels", "tasks")
+FORWARDED = ("SUITE_DATA", "SUITE_OFFLINE", "TRITON_INTERPRET", "PYTHONPATH")
+OBJECT_STORE_BYTES = 100_000_000
+
+# Ray's own words reach a user through its log files; these keep them from the terminal, and an
+# out-of-memory task from being tried for ever.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_task_oom_retries": "1",
+}
+
+
+class ClusterError(OSError):
+    """The cluster cannot be reached or used; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of a cluster, with what Ray may use of it."""
+
+    id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that this process is connected to.
+
+    Attributes:
+        address: what it is called in messages.
+        private: started by this process, and ended with it.
+        driver_node: the id of the node that this process is on; empty when it is on none.
+    """
+
+    address: str
+    private: bool
+    driver_node: str = ""
+
+    def nodes(self) -> list[Node]:
+        """The nodes that are alive, in the order of their addresses."""
+        import ray
+
+        found = [
+            Node(
+                n["NodeID"],
+                n["NodeManagerAddress"],
+                n["Resources"].get("CPU", 0.0),
+                n["Resources"].get("GPU", 0.0),
+            )
+            for n in ray.nodes()
+            if n["Alive"]
+        ]
+        return sorted(found, key=lambda n: (n.address, n.id))
+
+    def to_come(self) -> dict[str, float]:
+        """The most of each resource that an autoscaler may add up to; empty without one."""
+        import ray
+
+        found = ray._private.state.state.get_max_resources_from_cluster_config()
+        return dict(found or {})
+
+    def device(self, name: str) -> str:
+        """The torch device that ``auto``, ``cpu`` or ``cuda`` stands for on this cluster.
+
+        Raises:
+            ValueError: a device that Ray cannot place a run on.
+        """
+        if name not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"{unknown('device', name, ('auto', 'cpu', 'cuda'))} on a cluster")
+        if name != "auto":
+            return name
+        has_gpus = any(n.gpus for n in self.nodes()) or self.to_come().get("GPU", 0)
+        return "cuda" if has_gpus else "cpu"
+
+    def __str__(self) -> str:
+        nodes = self.nodes()
+        cpus, gpus = sum(n.cpus for n in nodes), sum(n.gpus for n in nodes)
+        count = f"{len(nodes)} nodes" if len(nodes) != 1 else "1 node"
+        return f"{self.address}: {count}, {cpus:g} CPUs, {gpus:g} GPUs"
+
+
+@contextlib.contextmanager
+def connect(on: str, *, verbose: bool = False) -> Iterator[Cluster]:
+    """Be connected to a cluster inside the block; one that was started here ends with it.
+
+    Args:
+        on: ``ray`` for a private cluster on this machine, ``ray:N`` for one of N nodes, ``auto``
+            for the cluster that RAY_ADDRESS or this machine's Ray names, ``host:port`` or
+            ``ray://host:port`` for one that is running.
+        verbose: show what Ray and the workers print.
+
+    Raises:
+        ValueError: ``on`` is none of these.
+        ClusterError: no cluster answers, or Ray cannot be started.
+    """
+    match = re.fullmatch(r"ray(?::(\d+))?", on)
+    with _environment(_settings(private=match is not None, verbose=verbose)):
+        if match:
+            context = _private(int(match[1] or 1), verbose)
+        else:
+            context = _joined(on, verbose)
+        with context as cluster:
+            yield cluster
+
+
+@contextlib.contextmanager
+def _environment(changes: dict[str, str]) -> Iterator[None]:
+    """Change environment variables for a while: Ray's processes inherit them."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _settings(*, private: bool, verbose: bool) -> dict[str, str]:
+    """What the environment must say before Ray is imported."""
+    found = {} if verbose else {k: v for k, v in QUIET.items() if k not in os.environ}
+    if private:
+        # A key of its own: another user of this machine could otherwise run code as this one.
+        return found | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Parts of Ray read an unset mode differently, so a client may miss a token it has.
+        found["RAY_AUTH_MODE"] = "token" if _has_token() else "disabled"
+    return found
+
+
+_TOKEN: list[str] = []
+
+
+def _token() -> str:
+    """The key of this process's private clusters: Ray reads it once in a process's life."""
+    if not _TOKEN:
+        _TOKEN.append(os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32))
+    return _TOKEN[0]
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    return Path(path).is_file()
+
+
+def _reporting(verbose: bool) -> dict[str, Any]:
+    level = logging.INFO if verbose else logging.ERROR
+    return {"log_to_driver": verbose, "logging_level": level, "configure_logging": True}
+
+
+@contextlib.contextmanager
+def _private(n_nodes: int, verbose: bool) -> Iterator[Cluster]:
+    """A cluster of this process alone: on loopback, with its own key and temporary folder."""
+    if not 1 <= n_nodes <= 16:
+        raise ValueError(f"--on ray:{n_nodes}: from 1 to 16 nodes fit on one machine")
+    _sweep_folders()
+    folder = tempfile.mkdtemp(prefix=f"suite-ray-{os.getpid()}-", dir=_short_folder())
+    try:
+        with _environment({"RAY_TMPDIR": folder}), _started(n_nodes, verbose):
+            yield Cluster(f"private Ray of {n_nodes}", True, _own_node())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _started(n_nodes: int, verbose: bool) -> Iterator[None]:
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    cpus = [max(1, provenance.cores() // n_nodes)] * n_nodes
+    nodes = Nodes()
+    try:
+        for number, n_cpus in enumerate(cpus):
+            first = {"include_dashboard": False} if number == 0 else {}
+            nodes.add_node(
+                num_cpus=n_cpus,
+                num_gpus=_own_gpus(number, n_nodes),
+                object_store_memory=OBJECT_STORE_BYTES,
+                **_loopback(number),
+                **first,
+            )
+        ray.init(address=nodes.address, **_reporting(verbose))
+        yield
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def _loopback(number: int) -> dict[str, str]:
+    """An address that other machines cannot reach, where the system has one for each node.
+
+    Not 127.0.0.1: Ray replaces that by the machine's own address.
+    """
+    return {"node_ip_address": f"127.0.0.{number + 2}"} if sys.platform == "linux" else {}
+
+
+def _own_gpus(number: int, n_nodes: int) -> int:
+    """GPUs of a private node: its share of the machine's, the first nodes' being larger."""
+    import torch
+
+    share, rest = divmod(torch.cuda.device_count(), n_nodes)
+    return share + (number < rest)
+
+
+def _short_folder() -> str:
+    """Where a private cluster may put its files: the path of a socket has at most 107 bytes."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= 20 else "/tmp"
+
+
+def _sweep_folders() -> None:
+    """Remove what private clusters left whose process was killed."""
+    for folder in Path(_short_folder()).glob("suite-ray-*"):
+        owner = re.match(r"suite-ray-(\d+)-", folder.name)
+        if owner and not _alive(int(owner[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def _joined(on: str, verbose: bool) -> Iterator[Cluster]:
+    address = _running(on)
+    _answers(address)
+    import ray
+
+    try:
+        ray.init(address=address, runtime_env=_runtime_env(), **_reporting(verbose))
+    except (RuntimeError, ConnectionError, ValueError, TimeoutError) as error:
+        raise ClusterError(f"no Ray cluster could be joined at {address}: {error}") from error
+    try:
+        yield Cluster(address, False, _own_node() if "://" not in address else "")
+    finally:
+        ray.shutdown()
+
+
+def _running(on: str) -> str:
+    """The address of a running cluster as Ray takes it.
+
+    Raises:
+        ValueError: not an address.
+        ClusterError: ``auto``, and nothing says where a cluster is.
+    """
+    given = on
+    if on == "auto":
+        given = os.environ.get("RAY_ADDRESS", "")
+        if given in ("", "auto"):
+            from ray._private.utils import read_ray_address
+
+            given = read_ray_address() or ""
+        if given in ("", "local"):
+            raise ClusterError(
+                "--on auto: no Ray cluster runs on this machine and RAY_ADDRESS names none; "
+                "start one with ray start --head, or give its address: --on host:port"
+            )
+    match = re.fullmatch(r"(ray://)?([\w.-]+|\[[\da-fA-F:]+\])(?::(\d+))?", given)
+    if not match or (on == given and not match[1] and not match[3]):
+        raise ValueError(
+            f"--on {on!r}: write local, ray, ray:N, auto, host:port or ray://host:port"
+        )
+    scheme, host, port = match[1] or "", match[2], match[3] or DEFAULT_PORT[match[1] or ""]
+    return f"{scheme}{host}:{port}"
+
+
+def _answers(address: str) -> None:
+    """Raise ClusterError within seconds when nothing answers: Ray itself waits for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except OSError as error:
+        why = error.strerror or (errno.errorcode.get(error.errno, "") if error.errno else "")
+        raise ClusterError(
+            f"no Ray cluster answers at {address}: {why or error or 'no answer'}"
+        ) from error
+
+
+def _runtime_env() -> dict[str, Any]:
+    """This checkout for the workers, so that they run the code that queued the runs."""
+    root = Path(__file__).parent.parent
+    shipped = [str(root / name) for name in SHIPPED if (root / name).is_dir()]
+    env_vars = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    return {"py_modules": shipped, "env_vars": env_vars}
+
+
+def _own_node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
