@@ -12,6 +12,8 @@ from suite import task
 if TYPE_CHECKING:
     from suite.plan import Spec
     from suite.record import Record
+    from suite.space import Domain
+    from suite.sweep import Sweep
 
 USAGE, UNTRUSTED, INFRASTRUCTURE, INTERRUPTED = 2, 3, 4, 130
 
@@ -114,6 +116,8 @@ def show(
     for variant, changes in t.variants.items():
         settings = ", ".join(f"{k}={v!r}" for k, v in changes.items()) or "the defaults"
         print(f"Variant {variant}: {settings}")
+    if t.sweep:
+        print("Sweep: " + ", ".join(f"{field}={domain}" for field, domain in t.sweep.items()))
     walls = _walls(store, name)
     for profile in t.profiles:
         cfg = t.configure(profile)
@@ -218,6 +222,80 @@ def reproduce(
     records = _campaign(specs, store, jobs, fresh, timeout, inline=False)
     contradicted = _write_report(store, selection)
     return _ended(records) or int(contradicted)
+
+
+@app.command()
+def sweep(
+    name: Annotated[
+        str | None, typer.Argument(metavar="TASK", help="A task id; none with --report.")
+    ] = None,
+    profile: Profile = "laptop",
+    variant: Annotated[
+        str | None, typer.Option(help="What the swept fields change; the default one.")
+    ] = None,
+    impl: Annotated[str | None, typer.Option(help="The implementation; the default one.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="random, optuna or grid; grid where --grid is given.")
+    ] = None,
+    scheduler: Annotated[str, typer.Option(help="none, asha or pbt.")] = "none",
+    samples: Annotated[
+        int | None, typer.Option(help="Configurations to try; 16, and a grid has its own number.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time after which no trial goes on: 90s, 10m, 1h30m.")
+    ] = None,
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sweep a field, instead of the task's own space: lr=log:1e-4:1e-1, "
+            "dropout=uniform:0:0.5, hidden=int:32:512, optimizer=choice:sgd,adam. Repeatable."
+        ),
+    ] = None,
+    grid: Annotated[
+        list[str] | None, typer.Option(help="Try every value: field=a,b,c. Repeatable.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a config field: field=value.")
+    ] = None,
+    seeds: Seeds = "0",
+    device: Device = "auto",
+    jobs: Jobs = None,
+    on: Annotated[
+        str,
+        typer.Option(
+            help="ray (a private one on this machine), auto (the running cluster), or a "
+            "cluster's address: host:port, ray://host:port."
+        ),
+    ] = "ray",
+    store: StoreURI = DEFAULT_STORE,
+    fresh: Fresh = False,
+    timeout: Timeout = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="ID", help="Only write the page of a sweep again.")
+    ] = None,
+) -> int:
+    """Search a task's hyper-parameters on Ray Tune; say which setting is best and what matters."""
+    from suite import plan, sweep
+
+    if report is not None:
+        return _show_sweep(store, report)
+    if name is None:
+        raise ValueError("name a task, or a sweep with --report ID")
+    planned = sweep.plan(
+        name,
+        profile=_known_profile(profile),
+        variant=variant,
+        impl=impl,
+        device="cpu",
+        space=_swept(space or [], grid or []),
+        overrides=_assignments(set_ or []),
+        search=search or ("grid" if grid else "random"),
+        scheduler=scheduler,
+        samples=samples,
+        budget_s=sweep.budget(budget) if budget is not None else None,
+        seeds=plan.seeds(seeds),
+    )
+    return _show_sweep(store, _search(planned, store, on, device, jobs, fresh, timeout))
 
 
 @app.command()
@@ -349,6 +427,74 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
             raise ValueError(f"--set {pair!r}: write field=value")
         parsed[field] = value
     return parsed
+
+
+def _swept(ranges: list[str], lists: list[str]) -> "dict[str, Domain] | None":
+    """The space that a command line names; None where it names none."""
+    from suite import space
+
+    found: dict[str, Domain] = {}
+    for field, domain in [*map(space.parse, ranges), *map(space.grid, lists)]:
+        if field in found:
+            raise ValueError(f"field {field!r} is swept twice")
+        found[field] = domain
+    return found or None
+
+
+def _search(
+    planned: "Sweep",
+    uri: str,
+    on: str,
+    device: str,
+    jobs: int | None,
+    fresh: bool,
+    timeout: float | None,
+) -> str:
+    """Run a sweep with its progress on the terminal, unless it is finished; return its name."""
+    import dataclasses
+
+    from rich.console import Console
+
+    from suite import cluster, sweep
+    from suite.local import TIMEOUT_S
+    from suite.progress import SweepDisplay
+
+    sweep.place(uri, planned, fresh)
+    with cluster.connect(on) as connected:
+        base = dataclasses.replace(planned.base, device=connected.device(device))
+        planned = dataclasses.replace(planned, base=base)
+        place = sweep.place(uri, planned, fresh)
+        name = str(place.root.rpartition("/")[2])
+        if sweep.finished(place):
+            _say(f"{name} is finished; --fresh runs it again")
+            return name
+        gpus = float(base.device == "cuda")
+        slots = sum(n.gpus if gpus else n.cpus for n in connected.nodes())
+        limit_s = TIMEOUT_S[base.profile] if timeout is None else timeout
+        most = min(jobs or max(1, int(slots)), planned.samples)
+        with SweepDisplay(planned, Console(stderr=True)) as display:
+            sweep.run(
+                planned, place, connected, jobs=most, gpus=gpus, timeout_s=limit_s, listen=display
+            )
+    return name
+
+
+def _show_sweep(uri: str, name: str) -> int:
+    """Write a sweep's page and say what came of it; 3 where no trial ended well."""
+    from suite.report import sweeps
+    from suite.store import Store
+
+    known = sweeps.names(Store(uri))
+    if name not in known:
+        raise task.unknown("sweep", name, known)
+    place = Store(f"{uri.rstrip('/')}/{sweeps.FOLDER}/{name}")
+    found = sweeps.write(place)
+    print("\n".join(sweeps.summary(found)))
+    if found.best:
+        print(f"{sweeps.setting(found.best.config)}\n{found.command(found.best)}")
+    page = place.path("index.html")
+    print(f"page: {Path(page).as_uri() if place.local else page}")
+    return 0 if found.best else UNTRUSTED
 
 
 def _device(name: str) -> str:

@@ -97,7 +97,7 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
     found = report.tables
     contents = [details.of_row(r) for r in found.rows] + [details.of_claim(c) for c in found.claims]
     html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             book=files.BOOK,
@@ -115,7 +115,8 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
     return html.rstrip("\n") + "\n"
 
 
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """The templates, with the filters that they use."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
