@@ -1,7 +1,11 @@
 """The command line. Everything heavy is imported by the command that needs it."""
 
+import functools
 import json
 import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +14,8 @@ import typer
 from suite import task
 
 if TYPE_CHECKING:
+    from suite.local import Campaign
     from suite.plan import Spec
-    from suite.record import Record
     from suite.space import Domain
     from suite.sweep import Sweep
 
@@ -54,6 +58,29 @@ Fresh = Annotated[
     bool, typer.Option("--fresh/--resume", help="Run again what is finished, or continue.")
 ]
 Timeout = Annotated[float | None, typer.Option(help="Seconds a run may take.", min=0.001)]
+On = Annotated[
+    str,
+    typer.Option(
+        envvar="SUITE_ON",
+        metavar="WHERE",
+        help="local; ray or ray:N, a private cluster of N nodes on this machine; or a running "
+        "one: auto, host:port, ray://host:port.",
+    ),
+]
+Cpus = Annotated[
+    int | None, typer.Option(min=1, help="Cores of a run on a cluster; the task's own needs.")
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="GPUs of a run on a cluster, such as 0.25; the task's own needs."),
+]
+Exclusive = Annotated[
+    bool, typer.Option("--exclusive", help="One run a node, with all its cores: for timing.")
+]
+SaveEvery = Annotated[
+    float | None, typer.Option(min=0.0, help="Seconds between two snapshots of a run; 60.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray has to say.")]
 DEFAULT_STORE = "runs"
 PUBLISHED = Path(__file__).parent.parent / "results"
 
@@ -172,23 +199,38 @@ def run(
         bool, typer.Option(help="End a run when its target is crossed, not at its budget.")
     ] = False,
     inline: Annotated[bool, typer.Option(help="Run in this process, for a debugger.")] = False,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    exclusive: Exclusive = False,
+    save_every: SaveEvery = None,
+    inject: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND@FRACTION",
+            help="Strike each run at a fraction of its rows and record what it cost: "
+            "worker_kill@0.4, node_kill@0.4, driver_kill@0.4. Repeatable.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Run a selection over variants, implementations and seeds."""
     from suite import plan
 
-    overrides = _assignments(set_ or [])
-    specs = plan.expand(
+    matrix = functools.partial(
+        plan.expand,
         selection,
         profile=_known_profile(profile),
         variants=variant,
         impls=impl,
         seeds=plan.seeds(seeds),
-        device=_device(device),
-        overrides=overrides,
+        overrides=_assignments(set_ or []),
         stop_at_target=stop_at_target,
     )
-    records = _campaign(specs, store, jobs, fresh, timeout, inline)
-    return _ended(records)
+    where = _Where(on, device, jobs, cpus, gpus, exclusive, verbose)
+    if inject:
+        return _inject(inject, matrix, where, store, fresh, timeout, save_every)
+    return _ended(_campaign(matrix, where, store, fresh, timeout, inline, save_every))
 
 
 @app.command()
@@ -204,6 +246,12 @@ def reproduce(
     store: StoreURI = DEFAULT_STORE,
     fresh: Fresh = False,
     timeout: Timeout = None,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    exclusive: Exclusive = False,
+    save_every: SaveEvery = None,
+    verbose: Verbose = False,
 ) -> int:
     """Run what the book's claims need, judge them, and write tables and the page."""
     from suite import plan
@@ -212,16 +260,17 @@ def reproduce(
         selection = [f"ch{chapter}"]
     else:
         selection = task.names() if everything else task.headlines()
-    specs = plan.expand(
+    matrix = functools.partial(
+        plan.expand,
         selection,
         profile=_known_profile(profile),
         seeds=plan.seeds(seeds),
-        device=_device(device),
         judged_only=True,
     )
-    records = _campaign(specs, store, jobs, fresh, timeout, inline=False)
+    where = _Where(on, device, jobs, cpus, gpus, exclusive, verbose)
+    statuses = _campaign(matrix, where, store, fresh, timeout, False, save_every)
     contradicted = _write_report(store, selection)
-    return _ended(records) or int(contradicted)
+    return _ended(statuses) or int(contradicted)
 
 
 @app.command()
@@ -260,19 +309,17 @@ def sweep(
     seeds: Seeds = "0",
     device: Device = "auto",
     jobs: Jobs = None,
-    on: Annotated[
-        str,
-        typer.Option(
-            help="ray (a private one on this machine), auto (the running cluster), or a "
-            "cluster's address: host:port, ray://host:port."
-        ),
-    ] = "ray",
+    on: On = "ray",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     store: StoreURI = DEFAULT_STORE,
     fresh: Fresh = False,
     timeout: Timeout = None,
+    save_every: SaveEvery = None,
     report: Annotated[
         str | None, typer.Option(metavar="ID", help="Only write the page of a sweep again.")
     ] = None,
+    verbose: Verbose = False,
 ) -> int:
     """Search a task's hyper-parameters on Ray Tune; say which setting is best and what matters."""
     from suite import plan, sweep
@@ -295,7 +342,10 @@ def sweep(
         budget_s=sweep.budget(budget) if budget is not None else None,
         seeds=plan.seeds(seeds),
     )
-    return _show_sweep(store, _search(planned, store, on, device, jobs, fresh, timeout))
+    # Tune is part of Ray, so there is no sweep without one.
+    on = "ray" if on == "local" else on
+    where = _Where(on, device, jobs, cpus, gpus, exclusive=False, verbose=verbose)
+    return _show_sweep(store, _search(planned, where, store, fresh, timeout, save_every))
 
 
 @app.command()
@@ -429,6 +479,133 @@ def _assignments(pairs: list[str]) -> dict[str, Any]:
     return parsed
 
 
+def _device(name: str) -> str:
+    """The torch device to use. Raises ValueError for one that this machine lacks."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    allowed = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in allowed:
+        raise ValueError(f"{task.unknown('device', name, allowed)} on this machine")
+    return ("cuda" if gpus else "cpu") if name == "auto" else name
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Where a matrix runs, as the command line says it."""
+
+    on: str
+    device: str
+    jobs: int | None
+    cpus: int | None
+    gpus: float | None
+    exclusive: bool
+    verbose: bool
+
+    def refuse_what_only_clusters_have(self) -> None:
+        """Raise ValueError for options that mean nothing on one machine's processes."""
+        given = {"--cpus": self.cpus, "--gpus": self.gpus, "--exclusive": self.exclusive or None}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option} needs a cluster: add --on ray or --on auto")
+
+
+def _campaign(
+    matrix: Callable[..., "list[Spec]"],
+    where: _Where,
+    uri: str,
+    fresh: bool,
+    timeout: float | None,
+    inline: bool,
+    save_every: float | None,
+) -> Counter[str]:
+    """Run a matrix and return how many runs came to which status."""
+    from suite.local import Campaign
+    from suite.store import Store
+
+    campaign = Campaign(
+        Store(uri), fresh=fresh, timeout_s=timeout, inline=inline, save_every_s=save_every
+    )
+    if where.on == "local":
+        where.refuse_what_only_clusters_have()
+        return _watched(matrix(device=_device(where.device)), campaign, where.jobs)
+    return _on_cluster(matrix, where, campaign)
+
+
+def _on_cluster(
+    matrix: Callable[..., "list[Spec]"], where: _Where, campaign: "Campaign"
+) -> Counter[str]:
+    from dataclasses import replace
+
+    from suite import cluster, dispatch
+
+    if campaign.inline or not campaign.store.shared:
+        raise ValueError("--inline and memory:// stores are of one process: use --on local")
+    # A mistake in what is asked for is told before a cluster is started or joined for it.
+    matrix(device="cpu" if where.device == "cpu" else "cuda")
+    with cluster.connect(where.on, verbose=where.verbose) as found:
+        specs = matrix(device=found.device(where.device))
+        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, where.jobs)
+        _say(f"on {found}")
+        backend = cluster.backend(found, resources)
+        campaign = replace(campaign, backend=backend, attempts=dispatch.ATTEMPTS)
+        return _watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
+
+
+def _inject(
+    faults_: list[str],
+    matrix: Callable[..., "list[Spec]"],
+    where: _Where,
+    uri: str,
+    fresh: bool,
+    timeout: float | None,
+    save_every: float | None,
+) -> int:
+    """Strike runs, say what it cost; 3 where a run that repeats did not end the same."""
+    from suite import cluster, faults
+
+    injections = [faults.parse(text) for text in faults_]
+    if where.on == "local":
+        where.refuse_what_only_clusters_have()
+        resources = None
+    else:
+        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, slots=1)
+    setting = faults.Setting(uri, where.on, resources, timeout, save_every)
+    for injection in injections:
+        setting.check(injection)
+    device = where.device
+    if where.on == "local" or cluster.is_private(where.on):
+        device = _device(device)
+    else:
+        with cluster.connect(where.on, verbose=where.verbose) as found:
+            device = found.device(device)
+    made = list(faults.inject(matrix(device=device), injections, setting, fresh=fresh, say=_say))
+    differs = any(r.determinism == "bitwise" and r.fault and not r.fault.same_params for r in made)
+    return UNTRUSTED if differs else _ended(Counter(r.status for r in made))
+
+
+def _watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Counter[str]:
+    """Run specs before the user's eyes."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from suite import provenance
+    from suite.progress import Display
+
+    if campaign.backend is None:
+        # Runs on a GPU would share it, and time each other; runs on a CPU have their own cores.
+        default = 1 if specs and specs[0].device.startswith("cuda") else provenance.cores()
+        jobs = min(jobs or default, provenance.cores())
+        campaign = replace(campaign, jobs=min(jobs, max(1, len(specs))))
+    console = Console(stderr=True)
+    with Display(specs, max(1, min(jobs or 1, len(specs))), console) as display:
+        statuses = Counter(record.status for record in campaign.each(specs, display))
+    line = f"{statuses.total()} records in {campaign.store.uri}"
+    console.print(line, style="dim", highlight=False, soft_wrap=True)
+    return Counter(statuses)
+
+
 def _swept(ranges: list[str], lists: list[str]) -> "dict[str, Domain] | None":
     """The space that a command line names; None where it names none."""
     from suite import space
@@ -443,38 +620,42 @@ def _swept(ranges: list[str], lists: list[str]) -> "dict[str, Domain] | None":
 
 def _search(
     planned: "Sweep",
+    where: _Where,
     uri: str,
-    on: str,
-    device: str,
-    jobs: int | None,
     fresh: bool,
     timeout: float | None,
+    save_every: float | None,
 ) -> str:
     """Run a sweep with its progress on the terminal, unless it is finished; return its name."""
-    import dataclasses
+    from dataclasses import replace
 
     from rich.console import Console
 
     from suite import cluster, sweep
     from suite.local import TIMEOUT_S
     from suite.progress import SweepDisplay
+    from suite.run import SAVE_EVERY_S
 
     sweep.place(uri, planned, fresh)
-    with cluster.connect(on) as connected:
-        base = dataclasses.replace(planned.base, device=connected.device(device))
-        planned = dataclasses.replace(planned, base=base)
+    with cluster.connect(where.on, verbose=where.verbose) as found:
+        base = replace(planned.base, device=found.device(where.device))
+        planned = replace(planned, base=base)
         place = sweep.place(uri, planned, fresh)
         name = str(place.root.rpartition("/")[2])
         if sweep.finished(place):
             _say(f"{name} is finished; --fresh runs it again")
             return name
-        gpus = float(base.device == "cuda")
-        slots = sum(n.gpus if gpus else n.cpus for n in connected.nodes())
-        limit_s = TIMEOUT_S[base.profile] if timeout is None else timeout
-        most = min(jobs or max(1, int(slots)), planned.samples)
+        needs = cluster.Resources(where.cpus, where.gpus).of(base)
         with SweepDisplay(planned, Console(stderr=True)) as display:
             sweep.run(
-                planned, place, connected, jobs=most, gpus=gpus, timeout_s=limit_s, listen=display
+                planned,
+                place,
+                found,
+                needs,
+                jobs=where.jobs,
+                timeout_s=TIMEOUT_S[base.profile] if timeout is None else timeout,
+                save_every_s=SAVE_EVERY_S if save_every is None else save_every,
+                listen=display,
             )
     return name
 
@@ -497,49 +678,11 @@ def _show_sweep(uri: str, name: str) -> int:
     return 0 if found.best else UNTRUSTED
 
 
-def _device(name: str) -> str:
-    """The torch device to use. Raises ValueError for one that this machine lacks."""
-    import torch
-
-    gpus = torch.cuda.device_count()
-    allowed = ["auto", "cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
-    if name not in allowed:
-        raise ValueError(f"{task.unknown('device', name, allowed)} on this machine")
-    return ("cuda" if gpus else "cpu") if name == "auto" else name
-
-
-def _campaign(
-    specs: "list[Spec]",
-    uri: str,
-    jobs: int | None,
-    fresh: bool,
-    timeout: float | None,
-    inline: bool,
-) -> "list[Record]":
-    from rich.console import Console
-
-    from suite import provenance
-    from suite.local import Campaign
-    from suite.progress import Display
-    from suite.store import Store
-
-    # Runs on a GPU would share it, and time each other; runs on a CPU have their own cores.
-    default = 1 if specs and specs[0].device.startswith("cuda") else provenance.cores()
-    jobs = min(jobs or default, provenance.cores(), max(1, len(specs)))
-    campaign = Campaign(Store(uri), jobs, fresh, timeout, inline)
-    console = Console(stderr=True)
-    with Display(specs, jobs, console) as display:
-        records = campaign.run(specs, display)
-    console.print(f"{len(records)} records in {uri}", style="dim", highlight=False, soft_wrap=True)
-    return records
-
-
-def _ended(records: "list[Record]") -> int:
+def _ended(statuses: Counter[str]) -> int:
     """The exit code of a campaign: 0, 3 where a run failed, 4 where the machine did."""
-    statuses = {r.status for r in records}
-    if statuses & {"infra_error", "killed"}:
+    if statuses.keys() & {"infra_error", "killed"}:
         return INFRASTRUCTURE
-    return UNTRUSTED if statuses & {"crashed", "oom", "nan", "timeout", "invalid"} else 0
+    return UNTRUSTED if statuses.keys() & {"crashed", "oom", "nan", "timeout", "invalid"} else 0
 
 
 def _write_report(uri: str, selection: list[str] | None) -> bool:

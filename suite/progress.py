@@ -64,12 +64,17 @@ class Display:
         if self.console.is_terminal:
             self.live.stop()
 
-    def __call__(self, event: Event, spec: Spec, content: Any) -> None:
+    def __call__(self, event: Event, spec: Spec | None, content: Any) -> None:
         """Take in one event of the campaign."""
-        if event == "started":
+        if spec is None:
+            self._say(str(content), "dim")
+        elif event == "started":
             self.running[spec.run_id] = (spec, time.monotonic(), {})
         elif event == "row" and spec.run_id in self.running:
             self.running[spec.run_id][2].update(content)
+        elif event == "again":
+            self.running.pop(spec.run_id, None)
+            self._say(f"{spec}: {outcome(content)}; trying again", "yellow")
         elif event in ("ended", "skipped"):
             self._end(spec, content, again=event == "ended")
 
@@ -83,8 +88,10 @@ class Display:
         self.progress.update(self.bar, completed=done, note=self._note())
         if again:
             style = STYLES.get(record.status, "red")
-            line = f"[{done}/{self.total}] {spec}: {outcome(record)}"
-            self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+            self._say(f"[{done}/{self.total}] {spec}: {outcome(record)}", style)
+
+    def _say(self, line: str, style: str) -> None:
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def _note(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in sorted(self.counts.items()))

@@ -138,7 +138,10 @@ class NodeInfo(_Part):
 
 
 class Placement(_Part):
-    """Where the run sat, and with how many neighbours it shared the machine."""
+    """Where the run sat, and with how many neighbours it shared the machine.
+
+    ``exclusive`` is a promise of the scheduler: the run had all cores of ``node`` to itself.
+    """
 
     scheduler: Literal["inline", "process", "ray"]
     workers: int
@@ -146,6 +149,8 @@ class Placement(_Part):
     gpus: float
     colocated_runs: int
     contended: bool
+    exclusive: bool = False
+    node: str | None = None
 
 
 class KernelsInfo(_Part):
@@ -191,6 +196,37 @@ class Fault(_Part):
     detected_s: float | None
     recovered_s: float | None
     lost_steps: int | None
+
+
+class FaultInfo(_Part):
+    """What a fault on purpose cost, against the same run left alone.
+
+    ``recovery_s`` is the time from the strike to the next row of the run, ``lost_steps`` what the
+    run had to do again, ``goodput`` the wall time of the run alone over that of the struck run.
+    ``same_params`` says whether both ended with the same parameters, bit for bit.
+    """
+
+    on: str
+    at: float
+    step: int
+    of_steps: int
+    resumed_step: int
+    lost_steps: int
+    detected_s: float | None
+    recovery_s: float
+    clean_wall_s: float
+    wall_s: float
+    goodput: float
+    clean_to_target_s: float | None
+    to_target_s: float | None
+    same_params: bool | None
+
+    @property
+    def overhead_to_target_s(self) -> float | None:
+        """How much later the target was crossed; None where it was not crossed."""
+        if self.to_target_s is None or self.clean_to_target_s is None:
+            return None
+        return self.to_target_s - self.clean_to_target_s
 
 
 class Artifact(_Part):
@@ -276,6 +312,7 @@ class Record(_Part):
     faults: list[Fault] = Field(default_factory=list)
     artifacts: list[Artifact] = Field(default_factory=list)
     train: Train | None = None
+    fault: FaultInfo | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

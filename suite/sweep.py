@@ -19,10 +19,12 @@ from typing import Any
 from suite import space as spaces
 from suite import task
 from suite.cluster import Cluster, ClusterError, Node
+from suite.local import terminates
 from suite.plan import Spec, expand
 from suite.record import digest
 from suite.space import Choice, Domain, Space
 from suite.store import Store, StoreError
+from suite.task import Needs
 
 SEARCHES = ("random", "optuna", "grid")
 SCHEDULERS = ("none", "asha", "pbt")
@@ -292,10 +294,9 @@ def run(
     sweep: Sweep,
     store: Store,
     cluster: Cluster,
+    needs: Needs,
     *,
-    jobs: int,
-    cpus: int = 1,
-    gpus: float = 0.0,
+    jobs: int | None = None,
     timeout_s: float = math.inf,
     save_every_s: float = 60.0,
     listen: Listener = lambda event, trial, config, result: None,
@@ -309,9 +310,8 @@ def run(
         sweep: what to search.
         store: its own store, as ``place`` gives it.
         cluster: what this process is connected to.
-        jobs: trials at the same time.
-        cpus: cores of one trial.
-        gpus: GPUs of one trial; fractions share one.
+        needs: what one trial takes of a node.
+        jobs: trials at the same time; as many as the cluster has room for when None.
         timeout_s: seconds that one run may take.
         save_every_s: the least time between two checkpoints of a trial.
         listen: called with ``started``, ``row``, ``ended`` or ``failed``, the trial's id, its
@@ -327,13 +327,13 @@ def run(
     from suite.trial import Job
 
     store.check_writable()
-    _refuse_small_cluster(cluster, cpus, gpus)
+    jobs = min(_room(cluster, needs), jobs or sweep.samples, sweep.samples)
     _refuse_blind_nodes(store, cluster.nodes())
     placement = Placement(
         scheduler="ray",
         workers=jobs,
-        cpus=cpus,
-        gpus=gpus,
+        cpus=needs.cpus,
+        gpus=needs.gpus,
         colocated_runs=jobs - 1,
         contended=jobs > 1,
     )
@@ -341,7 +341,7 @@ def run(
     if store.read(DEFINITION) is None:
         _declare(store, sweep, created_utc=_utc())
     failures: dict[str, str] = {}
-    with _quiet(), _heard(listen, failures):
+    with _quiet(), terminates(), _heard(listen, failures):
         _tuner(job, store, jobs).fit()
     _settle(store, failures)
     _declare(store, sweep, finished_utc=_utc())
@@ -556,14 +556,24 @@ def _filesystem(store: Store) -> Any:
     return PyFileSystem(FSSpecHandler(store.fs))
 
 
-def _refuse_small_cluster(cluster: Cluster, cpus: int, gpus: float) -> None:
-    """Raise ClusterError where a trial would wait for ever: Ray itself says nothing."""
-    fits = any(n.cpus >= cpus and n.gpus >= gpus for n in cluster.nodes())
+def _room(cluster: Cluster, needs: Needs) -> int:
+    """How many trials fit at a time, counting what an autoscaler may add; at least one.
+
+    Raises:
+        ClusterError: a trial would wait for ever, of which Ray itself says nothing.
+    """
+
+    def fit(cpus: float, gpus: float) -> int:
+        return int(min(cpus // needs.cpus, gpus // needs.gpus if needs.gpus else math.inf))
+
     more = cluster.to_come()
-    if not fits and not (more.get("CPU", 0) >= cpus and more.get("GPU", 0) >= gpus):
-        raise ClusterError(
-            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node; there is {cluster}"
-        )
+    room = max(
+        sum(fit(n.cpus, n.gpus) for n in cluster.nodes()),
+        fit(more.get("CPU", 0.0), more.get("GPU", 0.0)),
+    )
+    if room < 1:
+        raise ClusterError(f"a trial needs {needs} on one node; there is {cluster}")
+    return room
 
 
 def _refuse_blind_nodes(store: Store, nodes: Sequence[Node]) -> None:

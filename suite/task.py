@@ -113,6 +113,30 @@ class Claim:
 
 
 @dataclasses.dataclass(frozen=True)
+class Needs:
+    """What one run takes of a node of a cluster.
+
+    Attributes:
+        cpus: processor cores, which are also its torch threads.
+        gpus: GPUs of a run on a GPU; a fraction shares one.
+    """
+
+    cpus: int = 1
+    gpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ValueError(
+                f"needs of {self.cpus} CPUs and {self.gpus:g} GPUs: give at least one CPU, "
+                "and whole GPUs or a fraction of one"
+            )
+
+    def __str__(self) -> str:
+        gpus = f" and {self.gpus:g} GPU{'s' * (self.gpus > 1)}" if self.gpus else ""
+        return f"{self.cpus} CPU{'s' * (self.cpus > 1)}{gpus}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """One experiment of the book.
 
@@ -128,6 +152,8 @@ class Task:
         impls: how it may be computed; the first is the default. More than one needs ``cfg.impl``.
         sweep: field -> the ``suite.space.Range`` or ``Choice`` that a sweep searches.
         nondeterministic: variants whose runs do not repeat bit for bit on a CPU, with the reason.
+        needs: profile -> what a run takes of a node of a cluster; a core, and a GPU where it runs
+            on one, when not given.
     """
 
     config: Any
@@ -140,6 +166,7 @@ class Task:
     impls: tuple[str, ...] = ("torch",)
     sweep: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     nondeterministic: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    needs: Mapping[str, Needs] = dataclasses.field(default_factory=dict)
 
     def configure(
         self,

@@ -60,7 +60,8 @@ class Trial:
     @property
     def rows(self) -> int:
         """How often it was evaluated, over all seeds."""
-        return sum(len(r.train.curve.get("train_s", ())) for r in self.runs.values() if r.train)
+        curves = [r.train.curve for r in self.runs.values() if r.train]
+        return sum(len(next(iter(curve.values()), ())) for curve in curves)
 
     @property
     def train_s(self) -> float:

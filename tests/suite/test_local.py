@@ -82,7 +82,7 @@ def test_what_the_machine_broke_is_tried_again_and_what_the_run_decided_is_not(t
 
 def test_a_run_that_hangs_is_ended(toy, store, monkeypatch):
     # Only the run that never ends has a limit: a slow machine must not end the other.
-    monkeypatch.setattr("suite.local.GRACE_S", 0.5)
+    monkeypatch.setattr("suite.worker.GRACE_S", 0.5)
     monkeypatch.setattr(
         Campaign, "limit_s", lambda self, spec: 6.0 if spec.variant == "hang" else math.inf
     )
