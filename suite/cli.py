@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from suite.local import Campaign
     from suite.plan import Spec
     from suite.space import Domain
+    from suite.store import Store
     from suite.sweep import Sweep
 
 USAGE, UNTRUSTED, INFRASTRUCTURE, INTERRUPTED = 2, 3, 4, 130
@@ -328,12 +329,12 @@ def sweep(
         return _show_sweep(store, report)
     if name is None:
         raise ValueError("name a task, or a sweep with --report ID")
-    planned = sweep.plan(
+    asked = functools.partial(
+        sweep.plan,
         name,
         profile=_known_profile(profile),
         variant=variant,
         impl=impl,
-        device="cpu",
         space=_swept(space or [], grid or []),
         overrides=_assignments(set_ or []),
         search=search or ("grid" if grid else "random"),
@@ -345,7 +346,7 @@ def sweep(
     # Tune is part of Ray, so there is no sweep without one.
     on = "ray" if on == "local" else on
     where = _Where(on, device, jobs, cpus, gpus, exclusive=False, verbose=verbose)
-    return _show_sweep(store, _search(planned, where, store, fresh, timeout, save_every))
+    return _show_sweep(store, _search(asked, where, store, fresh, timeout, save_every))
 
 
 @app.command()
@@ -619,16 +620,14 @@ def _swept(ranges: list[str], lists: list[str]) -> "dict[str, Domain] | None":
 
 
 def _search(
-    planned: "Sweep",
+    asked: Callable[..., "Sweep"],
     where: _Where,
     uri: str,
     fresh: bool,
     timeout: float | None,
     save_every: float | None,
 ) -> str:
-    """Run a sweep with its progress on the terminal, unless it is finished; return its name."""
-    from dataclasses import replace
-
+    """Run a sweep unless it is finished; return the name of its folder."""
     from rich.console import Console
 
     from suite import cluster, sweep
@@ -636,28 +635,34 @@ def _search(
     from suite.progress import SweepDisplay
     from suite.run import SAVE_EVERY_S
 
-    sweep.place(uri, planned, fresh)
+    # A mistake in what is asked for, or a sweep that is over, is told before Ray is started.
+    private = cluster.is_private(where.on)
+    known = _device(where.device) if private else "cpu" if where.device == "cpu" else "cuda"
+    place = sweep.place(uri, asked(device=known), fresh)
+    if private and sweep.finished(place):
+        return _already(place)
     with cluster.connect(where.on, verbose=where.verbose) as found:
-        base = replace(planned.base, device=found.device(where.device))
-        planned = replace(planned, base=base)
+        planned = asked(device=found.device(where.device))
         place = sweep.place(uri, planned, fresh)
-        name = str(place.root.rpartition("/")[2])
         if sweep.finished(place):
-            _say(f"{name} is finished; --fresh runs it again")
-            return name
-        needs = cluster.Resources(where.cpus, where.gpus).of(base)
+            return _already(place)
         with SweepDisplay(planned, Console(stderr=True)) as display:
             sweep.run(
                 planned,
                 place,
                 found,
-                needs,
+                cluster.Resources(where.cpus, where.gpus).of(planned.base),
                 jobs=where.jobs,
-                timeout_s=TIMEOUT_S[base.profile] if timeout is None else timeout,
+                timeout_s=TIMEOUT_S[planned.base.profile] if timeout is None else timeout,
                 save_every_s=SAVE_EVERY_S if save_every is None else save_every,
                 listen=display,
             )
-    return name
+    return place.name
+
+
+def _already(place: "Store") -> str:
+    _say(f"{place.name} is finished; --fresh runs it again")
+    return place.name
 
 
 def _show_sweep(uri: str, name: str) -> int:
@@ -668,7 +673,7 @@ def _show_sweep(uri: str, name: str) -> int:
     known = sweeps.names(Store(uri))
     if name not in known:
         raise task.unknown("sweep", name, known)
-    place = Store(f"{uri.rstrip('/')}/{sweeps.FOLDER}/{name}")
+    place = sweeps.place(Store(uri), name)
     found = sweeps.write(place)
     print("\n".join(sweeps.summary(found)))
     if found.best:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
-from suite.report import curves, details, files, text
+from suite.report import curves, details, files, sweeps, text
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
 from suite.store import Store
@@ -110,6 +110,9 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             legend=LEGEND,
             smoke=files.SMOKE,
             details=contents,
+            swept=[sweeps.read(sweeps.place(store, name)) for name in sweeps.names(store)],
+            sweep_title=sweeps.title,
+            sweep_setting=sweeps.setting,
         )
     )
     return html.rstrip("\n") + "\n"

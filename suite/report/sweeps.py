@@ -145,7 +145,7 @@ def read(store: Store) -> Result:
         groups.setdefault(_key(record, content), []).append(record)
     began = sorted(groups.values(), key=lambda g: min((r.created_utc, r.record_id) for r in g))
     trials = [_trial(i, g, objective, content) for i, g in enumerate(began, 1)]
-    return Result(store.root.rpartition("/")[2], content, space, objective, tuple(trials))
+    return Result(store.name, content, space, objective, tuple(trials))
 
 
 def names(store: Store) -> list[str]:
@@ -153,6 +153,11 @@ def names(store: Store) -> list[str]:
     store.fs.invalidate_cache()
     found = store.fs.glob(store.path(f"{FOLDER}/*/{DEFINITION}"))
     return sorted(str(p).split("/")[-2] for p in found)
+
+
+def place(parent: Store, name: str) -> Store:
+    """The store of one of the sweeps below a store."""
+    return Store(f"{parent.uri.rstrip('/')}/{FOLDER}/{name}")
 
 
 def write(store: Store) -> Result:
@@ -175,10 +180,15 @@ def write(store: Store) -> Result:
 
 
 def check(store: Store) -> list[str]:
-    """One sentence for each file of a sweep that does not re-derive from its records."""
+    """One sentence for each file of a sweep that does not re-derive from its records.
+
+    A sweep under way has records that its files do not know yet, so it is not judged.
+    """
     from suite.report import sweep_page
 
     found = read(store)
+    if not found.definition.get("finished_utc"):
+        return []
     expected = files(found, [name for name, _, _ in sweep_page.planned(found)])
     return [
         f"{FOLDER}/{found.name}/{name}: does not match its records"
