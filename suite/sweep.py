@@ -539,6 +539,8 @@ def _settle(store: Store, failures: Mapping[str, str]) -> None:
         why = f"its process died {RESTARTS + 1} times: {failures.get(trial, 'unknown')}"
         store.put(parse(text) if "record_id" in left else dead(left, why))
         store.delete(name)
+    if store.fs.isdir(store.path(PENDING)):
+        store.fs.rm(store.path(PENDING), recursive=True)
 
 
 def _declare(store: Store, sweep: Sweep, **times: str) -> None:

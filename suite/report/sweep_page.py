@@ -3,7 +3,7 @@
 import io
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,13 @@ def planned(found: Result) -> list[Plan]:
     name = found.objective.name
     plans: list[Plan] = []
     if found.definition["search"] == "grid" and len(found.space) in (2, 3) and found.best:
-        plans.append(("grid", _draw_grid, f"{name} of every combination; framed: the best"))
+        plans.append(
+            (
+                "grid",
+                _draw_grid,
+                f"{name} of every combination; the bluer, the better; framed: the best",
+            )
+        )
     if len(found.space) > 1:
         caption = "one line a trial through its values; the bluer, the better; bold: the best"
         plans.append(("parallel", _draw_parallel, caption))
@@ -96,6 +102,7 @@ def _picture(
 
     halved = name == "curves" and None in {t.objective for t in found.trials}
     wide = halved or (name in ("parallel", "slices") and len(found.space) > 1)
+    wide |= name == "grid" and len(found.space) > 2
     with curves.styled():
         figure = Figure(figsize=(10.6 if wide else 5.2, 3.6), layout="constrained")
         draw(figure, found)
@@ -155,37 +162,37 @@ def _draw_scale(axes: "Axes", x: int, marks: Sequence[tuple[float, str]]) -> Non
 
 
 def _draw_slices(figure: "Figure", found: Result) -> None:
-    shown = list(found.space.items())[:MOST_SLICES]
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    colours, best = _colours(found), found.best
-    for axes, (field, domain) in zip(panels, shown, strict=True):
-        labels = list(map(sweeps.shown, domain.values)) if isinstance(domain, Choice) else []
+    fields = list(found.space)[:MOST_SLICES]
+    panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
+    for axes, field in zip(panels, fields, strict=True):
         for t in found.trials:
-            value = t.objective if t.objective is not None else _last(t, found)
-            if value is None:
-                continue
-            x = t.config[field]
-            if isinstance(domain, Choice):
-                x = domain.values.index(x) + 6 * _jitter(t)
-            is_best = best is not None and t.number == best.number
-            stopped = t.objective is None
-            axes.plot(
-                x,
-                value,
-                linestyle="",
-                marker="x" if stopped else "o",
-                markersize=8 if is_best else 5,
-                color=BEST if is_best else WORSE if stopped else colours[t.number],
-            )
+            _draw_point(axes, t, field, found)
+        domain = found.space[field]
         if isinstance(domain, Choice):
-            axes.set_xticks(range(len(labels)), labels)
-            axes.set_xlim(-0.6, len(labels) - 0.4)
+            axes.set_xticks(range(len(domain.values)), list(map(sweeps.shown, domain.values)))
+            axes.set_xlim(-0.6, len(domain.values) - 0.4)
         elif domain.log:
             axes.set_xscale("log")
             curves.plain_ticks(axes.xaxis)
         axes.set_xlabel(text.flat(field))
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     panels[0].set_ylabel(text.flat(found.objective.name))
+
+
+def _draw_point(axes: "Axes", t: Trial, field: str, found: Result) -> None:
+    domain, value = found.space[field], t.objective
+    x = t.config[field]
+    if isinstance(domain, Choice):
+        x = domain.values.index(x) + 6 * _jitter(t)
+    look: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 5}
+    if value is None:
+        value, look = _last(t, found), look | {"marker": "x", "color": WORSE}
+    else:
+        look["color"] = _colours(found)[t.number]
+    if found.best is not None and t.number == found.best.number:
+        look |= {"color": BEST, "markersize": 8}
+    if value is not None:
+        axes.plot(x, value, **look)
 
 
 def _draw_curves(figure: "Figure", found: Result) -> None:
@@ -237,44 +244,48 @@ def _draw_importance(figure: "Figure", importance: Importance) -> None:
 
 def _draw_grid(figure: "Figure", found: Result) -> None:
     """Fields with the most values across and down; a third one in panels beside each other."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    space = {f: d for f, d in found.space.items() if isinstance(d, Choice)}
-    across, down, *rest = sorted(space, key=lambda f: -len(space[f].values))
-    panels = space[rest[0]].values if rest else (None,)
-    values = [t.objective for t in found.trials if t.objective is not None]
-    reach = {"vmin": min(values), "vmax": max(values) + 1e-12}
-    shades = LinearSegmentedColormap.from_list("good", [WORSE, BETTER])
-    shades = shades if found.objective.direction == "max" else shades.reversed()
+    space = {f: d.values for f, d in found.space.items() if isinstance(d, Choice)}
+    across, down, *rest = sorted(space, key=lambda f: -len(space[f]))
+    panels = space[rest[0]] if rest else (None,)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        shape = (len(space[down].values), len(space[across].values))
-        cells = [[math.nan] * shape[1] for _ in range(shape[0])]
-        for t in found.trials:
-            if rest and t.config[rest[0]] != panel:
-                continue
-            row = space[down].values.index(t.config[down])
-            column = space[across].values.index(t.config[across])
-            cells[row][column] = math.nan if t.objective is None else t.objective
-            label = text.number(t.objective) if t.objective is not None else t.status
-            axes.text(column, row, label, ha="center", va="center", fontsize=8.5)
-            if found.best is not None and t.number == found.best.number:
-                box = {"fill": False, "edgecolor": BEST, "linewidth": 2.5, "zorder": 3}
-                axes.add_patch(_cell(column, row, box))
-        # Not an image: the page holds vectors only.
-        edges = [[i - 0.5 for i in range(n + 1)] for n in (shape[1], shape[0])]
-        axes.pcolormesh(*edges, cells, cmap=shades, alpha=0.55, linewidth=0, **reach)
-        axes.invert_yaxis()
-        axes.set_xticks(range(shape[1]), list(map(sweeps.shown, space[across].values)))
-        axes.set_yticks(range(shape[0]), list(map(sweeps.shown, space[down].values)))
-        axes.set(xlabel=text.flat(across), ylabel=text.flat(down))
+        trials = [t for t in found.trials if not rest or t.config[rest[0]] == panel]
+        _draw_cells(axes, found, trials, across, down)
         if rest:
             axes.set_title(f"{text.flat(rest[0])} = {sweeps.shown(panel)}", fontsize=10.5)
 
 
-def _cell(column: int, row: int, look: Mapping[str, Any]) -> Any:
+def _draw_cells(
+    axes: "Axes", found: Result, trials: Sequence[Trial], across: str, down: str
+) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("rank", [BETTER, WORSE])
+    ended = [t.number for t in found.ranked if t.objective is not None]
+    columns, rows = (_marks(found.space[field]) for field in (across, down))
+    cells = [[math.nan] * len(columns) for _ in rows]
+    for t in trials:
+        x, y = columns.index(t.config[across]), rows.index(t.config[down])
+        if t.number in ended:
+            cells[y][x] = ended.index(t.number)
+        label = t.status if t.objective is None else text.number(t.objective)
+        axes.text(x, y, label, ha="center", va="center", fontsize=8.5)
+        if t.number == ended[0]:
+            axes.add_patch(_frame(x, y))
+    # Not an image: the page holds vectors only.
+    edges = [[i - 0.5 for i in range(len(names) + 1)] for names in (columns, rows)]
+    reach = {"vmin": 0, "vmax": max(1, len(ended) - 1)}
+    axes.pcolormesh(*edges, cells, cmap=shades, alpha=0.55, linewidth=0, **reach)
+    axes.invert_yaxis()
+    axes.set_xticks(range(len(columns)), list(map(sweeps.shown, columns)))
+    axes.set_yticks(range(len(rows)), list(map(sweeps.shown, rows)))
+    axes.set(xlabel=text.flat(across), ylabel=text.flat(down))
+
+
+def _frame(x: int, y: int) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, **look)
+    look: dict[str, Any] = {"fill": False, "edgecolor": BEST, "linewidth": 2.5, "zorder": 3}
+    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, **look)
 
 
 def _last(t: Trial, found: Result) -> float | None:

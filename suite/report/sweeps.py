@@ -383,6 +383,8 @@ def summary(found: Result) -> list[str]:
     )
     if own is not None and own.objective is not None:
         sentences.append(f"The task's own setting: {text.number(own.objective)}.")
+    elif own is not None:
+        sentences.append(f"The task's own setting: {own.status} after {own.rows} evaluations.")
     sentences.append(
         "The best of many trials is in part the luckiest: the command repeats it on new seeds."
     )
