@@ -273,7 +273,7 @@ def _draw_cells(
             axes.add_patch(_frame(x, y))
     # Not an image: the page holds vectors only.
     edges = [[i - 0.5 for i in range(len(names) + 1)] for names in (columns, rows)]
-    reach = {"vmin": 0, "vmax": max(1, len(ended) - 1)}
+    reach: dict[str, Any] = {"vmin": 0, "vmax": max(1, len(ended) - 1)}
     axes.pcolormesh(*edges, cells, cmap=shades, alpha=0.55, linewidth=0, **reach)
     axes.invert_yaxis()
     axes.set_xticks(range(len(columns)), list(map(sweeps.shown, columns)))
