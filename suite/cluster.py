@@ -45,6 +45,7 @@ SILENCE_S = 40.0
 
 ANSWER_S = 4.0
 CHECK_S = 90.0
+FAREWELL_S = 5.0
 LOOK_S = 5.0
 TELL_S = 15.0
 MAX_FAILED_STARTS = 5
@@ -205,6 +206,12 @@ def _has_token() -> bool:
 
 
 def _reporting(verbose: bool) -> dict[str, Any]:
+    """Arguments of ``ray.init`` that decide what is shown."""
+    import ray
+
+    # Errors of nodes are shown even with log_to_driver off; a campaign tells of those itself.
+    # This is the switch by which Ray's own debugger keeps its terminal clean.
+    ray._private.worker._worker_logs_enabled = verbose
     level = logging.INFO if verbose else logging.ERROR
     return {"log_to_driver": verbose, "logging_level": level, "configure_logging": True}
 
@@ -214,10 +221,9 @@ def _private(n_nodes: int, verbose: bool) -> Iterator[Cluster]:
     """A cluster of this process alone: on loopback, with its own key and temporary folder."""
     if not 1 <= n_nodes <= 16:
         raise ValueError(f"--on ray:{n_nodes}: from 1 to 16 nodes fit on one machine")
-    _sweep_folders()
-    folder = tempfile.mkdtemp(prefix=f"suite-ray-{os.getpid()}-", dir=_short_folder())
+    folder = _own_folder("ray")
     try:
-        with _environment({"RAY_TMPDIR": folder}), _started(n_nodes, verbose):
+        with _environment({"RAY_TMPDIR": str(folder)}), _started(n_nodes, verbose):
             yield Cluster(f"private Ray of {n_nodes}", True, _own_node())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -268,12 +274,14 @@ def _short_folder() -> str:
     return folder if len(folder) <= 20 else "/tmp"
 
 
-def _sweep_folders() -> None:
-    """Remove what private clusters left whose process was killed."""
-    for folder in Path(_short_folder()).glob("suite-ray-*"):
-        owner = re.match(r"suite-ray-(\d+)-", folder.name)
+def _own_folder(purpose: str) -> Path:
+    """A new temporary folder; those whose process was killed before it could remove them go."""
+    root = Path(_short_folder())
+    for folder in root.glob(f"suite-{purpose}-*"):
+        owner = re.match(rf"suite-{purpose}-(\d+)-", folder.name)
         if owner and not _alive(int(owner[1])):
             shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"suite-{purpose}-{os.getpid()}-", dir=root))
 
 
 def _alive(pid: int) -> bool:
@@ -382,21 +390,24 @@ class Slot:
         # Ray and its launcher export a number of their own, which other libraries would obey.
         os.environ["OMP_NUM_THREADS"] = str(cpus)
         self.problem = _problem(uri, probe, versions)
-        self.uri, self.folder = uri, tempfile.TemporaryDirectory(prefix="suite-")
+        self.uri, self.folder = uri, _own_folder("slot")
         self.worker = self._start()
         self.heard_s, self.fenced = time.monotonic(), False
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _start(self) -> Worker:
-        return Worker(self.uri, Path(self.folder.name) / "worker.log")
+        return Worker(self.uri, self.folder / "worker.log")
 
     def hello(self) -> tuple[str, str]:
         """The id of the node, and what is wrong with it; empty when nothing is."""
         self.heard_s = time.monotonic()
         return _own_node(), self.problem
 
-    def exchange(self, job: Job | None, limit_s: float) -> Report:
-        """Begin a run if one is given, and report after a beat, or at once when it ends."""
+    def exchange(self, job: Job | None, limit_s: float, prompt: bool = False) -> Report:
+        """Begin a run if one is given, and report after a beat, or at once when it ends.
+
+        With ``prompt``, report as soon as there is something to report.
+        """
         self.heard_s = time.monotonic()
         if self.fenced:
             return Report([], fenced=True)
@@ -418,7 +429,7 @@ class Slot:
                         messages.append((kind, content.record))
                         return Report(messages, content.cause)
                     messages.append((kind, content))
-                    if kind == "struck":
+                    if prompt or kind == "struck":
                         until = 0.0
             except WorkerDied:
                 self.worker = self._start()
@@ -429,6 +440,7 @@ class Slot:
         """End the run, its snapshot written when it yields within the grace."""
         self.heard_s = time.monotonic()
         end_all([self.worker], GRACE_S)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def take_down_node(self) -> None:
         """Kill the node as a power failure would: its Ray daemon and this process."""
@@ -727,7 +739,7 @@ class _Driver:
                 job = self.campaign.job(seat.lease.run, self._placement(seat))
         if seat.lease is not None:
             limit_s = self.campaign.limit_s(seat.lease.run.spec)
-        seat.call = seat.actor.exchange.remote(job, limit_s)
+        seat.call = seat.actor.exchange.remote(job, limit_s, self.campaign.prompt)
 
     def _placement(self, seat: _Seat) -> Placement:
         node = self.nodes.get(seat.node) or Node(seat.node, "unknown", seat.needs.cpus, 0.0)
@@ -817,13 +829,14 @@ class _Driver:
             ray.kill(self.seats.pop(name).actor)
 
     def _end(self, stopped: bool) -> None:
-        """End all slots; runs under way get their grace to write a snapshot."""
+        """End all slots; when stopped, runs under way get their grace to write a snapshot."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            busy = [s.actor.stop.remote() for s in self.seats.values() if s.lease is not None]
-            if stopped and busy:
-                ray.wait(busy, num_returns=len(busy), timeout=GRACE_S + BEAT_S)
+            ending = [s.actor.stop.remote() for s in self.seats.values() if s.node]
+            if ending:
+                limit_s = GRACE_S if stopped else 0.0
+                ray.wait(ending, num_returns=len(ending), timeout=limit_s + FAREWELL_S)
         for name in list(self.seats):
             self._drop(name)
 

@@ -268,6 +268,7 @@ def _drive(
         attempts=ATTEMPTS,
         save_every_s=setting.save_every_s,
         strike=strike,
+        prompt=True,
     )
     try:
         if setting.on == "local":

@@ -44,6 +44,7 @@ class Campaign:
         attempts: how often a run is begun when the machine, not the run, ends it.
         save_every_s: the least time between two snapshots of a run.
         strike: a fault to inject into each run's first attempt.
+        prompt: report each row at once, also from afar, for who measures when it came.
         campaign_id: the name the records carry.
     """
 
@@ -56,6 +57,7 @@ class Campaign:
     attempts: int = 1
     save_every_s: float | None = None
     strike: Strike | None = None
+    prompt: bool = False
     campaign_id: str = dataclasses.field(
         default_factory=lambda: datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + os.urandom(3).hex()
     )

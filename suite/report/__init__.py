@@ -18,7 +18,7 @@ from typing import Any
 
 from suite import provenance
 from suite.record import Record
-from suite.report import files, series, sweeps, tables
+from suite.report import faults, files, series, sweeps, tables
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
@@ -29,7 +29,7 @@ PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
-TABLE_NAME = re.compile(r"(ch\d\d|claims|index)\.(md|csv)")
+TABLE_NAME = re.compile(r"(ch\d\d|claims|faults|index)\.(md|csv)")
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,9 @@ def build(store: Store) -> Report:
             records.append(record)
     records.sort(key=lambda r: r.record_id)
     derived = tables.derive(records)
-    notes = _notes(records, rejected)
-    return Report(tuple(records), tuple(rejected), derived, files.render(derived, notes))
+    found = files.render(derived, _notes(records, rejected))
+    found |= faults.render(faults.newest(records))
+    return Report(tuple(records), tuple(rejected), derived, found)
 
 
 def write(store: Store, out: str | Path | None = None) -> Report:
@@ -165,9 +166,11 @@ def embedded(text: str, report: Report, prefix: str) -> str:
 
 def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
     """What the overview has to say beside its rows."""
-    kinds = Counter(r.kind for r in records if r.kind != "train")
+    struck = faults.newest(records)
+    kinds = Counter(r.kind for r in records if r.kind != "train" and r not in struck)
     groups = series.group(records)
     return [
+        *([f"{plural(len(struck), 'fault')} on purpose: see faults.md."] if struck else []),
         *(
             f"{plural(n, f'{kind} record')}, not tabulated here."
             for kind, n in sorted(kinds.items())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
-from suite.report import curves, details, files, sweeps, text
+from suite.report import curves, details, faults, files, sweeps, text
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
 from suite.store import Store
@@ -108,6 +108,8 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             ids_sha256=files.ids_sha256(report.records),
             generator=generator,
             legend=LEGEND,
+            faults=faults.newest(report.records),
+            faults_introduction=faults.INTRODUCTION,
             smoke=files.SMOKE,
             details=contents,
             swept=[sweeps.read(sweeps.place(store, name)) for name in sweeps.names(store)],
@@ -139,6 +141,9 @@ def environment() -> "Environment":
         "data": files.data,
         "searchable": searchable,
         "plural": text.plural,
+        "duration": text.duration,
+        "fault": faults.kind_of,
+        "same": faults.same,
     }
     return environment
 

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,11 @@ def suite(*arguments, cwd=None, **env):
         (["run", "ch90", "--store", "nothing://x"], ["nothing://x"]),
         (["run", "ch90", "--jobs", "0"], ["--jobs", "greater than or equal to 1"]),
         (["run", "ch90", "--profil", "smoke"], ["No such option", "--profile"]),
+        (["run", "ch90", "--on", "rya"], ["--on 'rya'", "host:port"]),
+        (["run", "ch90", "--gpus", "2"], ["--gpus needs a cluster", "--on ray"]),
+        (["run", "ch90", "--on", "ray", "--store", "memory://x"], ["--on local"]),
+        (["run", "ch90", "--inject", "worker_kil@0.4"], ["'worker_kil'", "'worker_kill'"]),
+        (["run", "ch90", "--inject", "node_kill@0.4"], ["--on ray:2"]),
         (["run"], ["SELECTION"]),
         (["show", "ch90.liner"], ["unknown task", "'ch90.linear'"]),
         (["list", "--chapter", "77"], ["unknown task 'ch77'"]),
@@ -49,6 +55,16 @@ def test_bad_input_is_one_clear_error(arguments, expected, tmp_path):
     done = suite(*arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert all(e in done.stderr for e in expected), done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_cluster_there_is_one_clear_error(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    done = suite("run", "ch90", "--profile", "smoke", "--on", address, cwd=tmp_path)
+    assert done.returncode == 4
+    assert f"no Ray cluster answers at {address}" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -16,7 +16,18 @@ from torch.nn import functional as F
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task
 
-FAULTS = ("raise", "memory", "kill", "kill_once", "segfault", "hang", "exit", "nan", "wait")
+FAULTS = (
+    "raise",
+    "memory",
+    "kill",
+    "kill_once",
+    "segfault",
+    "hang",
+    "exit",
+    "nan",
+    "wait",
+    "second",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,9 @@ def fail(fault: str, sign: str) -> float:
         first = not Path(sign).exists()
         Path(sign).touch()
         time.sleep(3.0 * first)
+        return 0.0
+    if fault == "second":
+        time.sleep(1.0)
         return 0.0
     if fault == "kill_once" and not Path(sign).exists():
         Path(sign).touch()
