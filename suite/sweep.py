@@ -536,7 +536,7 @@ def _settle(store: Store, failures: Mapping[str, str]) -> None:
         text = (store.read(name) or b"{}").decode()
         left = json.loads(text)
         trial = left["extra"]["sweep"]["trial"]
-        why = f"its process died {RESTARTS + 1} times: {failures.get(trial, 'unknown')}"
+        why = f"given up after {RESTARTS + 1} attempts: {failures.get(trial, 'no reason known')}"
         store.put(parse(text) if "record_id" in left else dead(left, why))
         store.delete(name)
     if store.fs.isdir(store.path(PENDING)):

@@ -142,10 +142,12 @@ class Trial:
         found = {"row": self.earlier_rows + now, "status": status, "done": done}
         return found if objective is None else found | {"objective": objective}
 
-    def _mean(self, more: list[float]) -> float:
-        finals = (r.train.final[self.sweep.objective.metric].value for r in self.ended if r.train)
-        values = [self.sweep.objective.toward(v) for v in finals] + more
-        return statistics.fmean(values)
+    def _mean(self, more: list[float]) -> float | None:
+        """The mean over the seeds that have ended and ``more``; None where a seed has no value."""
+        metric = self.sweep.objective.metric
+        finals = [r.train.final.get(metric) if r.train else None for r in self.ended]
+        values = [self.sweep.objective.toward(f.value) for f in finals if f] + more
+        return statistics.fmean(values) if values and all(finals) else None
 
     def _begin(self) -> None:
         """Take up the next seed: what its record says if it has one, else a run."""

@@ -307,8 +307,9 @@ def _trial(
     last = max(runs.values(), key=lambda r: r.ended_utc)
     value = None
     if status in GOOD:
-        finals = [r.train.final[objective.metric].value for r in runs.values() if r.train]
-        value = statistics.fmean(map(objective.toward, finals))
+        finals = [_final(r, objective) for r in runs.values()]
+        values = [objective.toward(v) for v in finals if v is not None]
+        value = statistics.fmean(values) if len(values) == len(finals) else None
     own = last.extra["sweep"]
     return Trial(number, own["config"], runs, status, detail, value, own["lineage"])
 
