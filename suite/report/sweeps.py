@@ -386,10 +386,19 @@ def summary(found: Result) -> list[str]:
         sentences.append(f"The task's own setting: {text.number(own.objective)}.")
     elif own is not None:
         sentences.append(f"The task's own setting: {own.status} after {own.rows} evaluations.")
-    sentences.append(
-        "The best of many trials is in part the luckiest: the command repeats it on new seeds."
-    )
-    return sentences
+    if best.lineage:
+        past = "; ".join(
+            f"until row {p['until_row']}: {setting(p['config'])}" for p in best.lineage
+        )
+        return [
+            *sentences,
+            f"Its setting changed on the way ({past}); the command runs the last one from the "
+            "beginning, which is another experiment.",
+        ]
+    return [
+        *sentences,
+        "The best of many trials is in part the luckiest: the command repeats it on new seeds.",
+    ]
 
 
 def setting(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -126,6 +127,8 @@ def test_members_of_a_population_are_told_apart_by_name(swept):
     assert "population" in sweeps.importance(found)
     sweeps.write(store)
     assert "until row 4: lr = 0.02, optimizer = sgd" in store.read("index.html").decode()
+    best = dataclasses.replace(found, trials=found.trials[1:])
+    assert any("changed on the way (until row 4: lr = 0.02" in s for s in sweeps.summary(best))
 
 
 def test_importance_finds_the_field_that_matters(swept):
