@@ -5,7 +5,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +15,9 @@ from rich.table import Table
 from suite.local import Event
 from suite.plan import Spec
 from suite.record import Record
-from suite.sweep import Sweep
+
+if TYPE_CHECKING:
+    from suite.sweep import Sweep
 
 STYLES = {"ok": "green", "target_missed": "yellow", "skipped": "dim"}
 
@@ -137,7 +139,7 @@ class SweepDisplay:
         console: where to write.
     """
 
-    def __init__(self, sweep: Sweep, console: Console) -> None:
+    def __init__(self, sweep: "Sweep", console: Console) -> None:
         self.sweep, self.console = sweep, console
         self.running: set[str] = set()
         self.ended: set[str] = set()
