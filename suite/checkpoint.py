@@ -55,6 +55,27 @@ def load_into(thing: Any, state: Any) -> None:
         thing[:] = state
 
 
+def retuned(state: Any, thing: Any) -> Any:
+    """The state of an optimiser or its schedule, with the options that ``thing`` was made with.
+
+    For a run that goes on under another config: what was learnt stays, the new learning rate
+    holds. What a schedule has made of the old rate, it has made of the new one.
+    """
+    if hasattr(thing, "param_groups"):
+        pairs = zip(state["param_groups"], thing.param_groups, strict=True)
+        return {**state, "param_groups": [_retuned_group(old, new) for old, new in pairs]}
+    if hasattr(thing, "base_lrs") and "base_lrs" in state:
+        return {**state, "base_lrs": list(thing.base_lrs)}
+    return state
+
+
+def _retuned_group(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    group = {**old, **{k: v for k, v in new.items() if k != "params"}}
+    if old.get("initial_lr") and "initial_lr" in new:
+        group["lr"] = old["lr"] * (new["initial_lr"] / old["initial_lr"])
+    return group
+
+
 def _copy(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()

@@ -3,8 +3,9 @@
 import math
 import statistics
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +15,9 @@ from rich.table import Table
 from suite.local import Event
 from suite.plan import Spec
 from suite.record import Record
+
+if TYPE_CHECKING:
+    from suite.sweep import Sweep
 
 STYLES = {"ok": "green", "target_missed": "yellow", "skipped": "dim"}
 
@@ -168,6 +172,74 @@ class Benchmarks:
         if records:
             line = f"[{self.done}/{self.total}] {session}: {', '.join(r.brief for r in records)}"
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class SweepDisplay:
+    """Shows a sweep: a live line on a terminal, and one plain line for each trial that ends.
+
+    Args:
+        sweep: what is searched.
+        console: where to write.
+    """
+
+    def __init__(self, sweep: "Sweep", console: Console) -> None:
+        self.sweep, self.console = sweep, console
+        self.running: set[str] = set()
+        self.ended: set[str] = set()
+        self.best: float | None = None
+        self.progress = Progress(
+            TextColumn("[bold]trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task("trials", total=sweep.samples, note="")
+
+    def __enter__(self) -> "SweepDisplay":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def __call__(
+        self, event: str, trial: str, config: Mapping[str, Any], result: Mapping[str, Any]
+    ) -> None:
+        """Take in one event of the sweep."""
+        if event == "started":
+            self.running.add(trial)
+        elif event in ("ended", "failed") and trial not in self.ended:
+            self.running.discard(trial)
+            self.ended.add(trial)
+            self._end(event, config, result)
+        note = f"{len(self.running)} running" + (
+            f"; best {self.best:.4g}" if self.best is not None else ""
+        )
+        self.progress.update(self.bar, completed=len(self.ended), note=note)
+
+    def _end(self, event: str, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+        status = "killed" if event == "failed" else str(result.get("status", "stopped"))
+        # Tune ends a trial by its last row: that of one it stopped says that it was running.
+        status = "stopped" if status == "running" else status
+        value = result.get("objective")
+        if value is not None and status in STYLES:
+            sign = 1 if self.sweep.objective.direction == "max" else -1
+            if self.best is None or sign * value > sign * self.best:
+                self.best = value
+        shown = f", {self.sweep.objective.name} {value:.4g}" if value is not None else ""
+        setting = " ".join(f"{k}={_short(v)}" for k, v in config.items())
+        line = f"[{len(self.ended)}/{self.sweep.samples}] {setting}: {status}{shown}"
+        line += f" after {result['row']} rows" if status == "stopped" and "row" in result else ""
+        style = "dim" if status == "stopped" else STYLES.get(status, "red")
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def outcome(record: Record) -> str:

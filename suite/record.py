@@ -31,6 +31,7 @@ Status = Literal[
     "nan",
     "crashed",
     "killed",
+    "stopped",
     "infra_error",
     "skipped",
     "invalid",

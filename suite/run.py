@@ -101,6 +101,7 @@ class Context:
         store: Store | None = None,
         figures: bool = False,
         snapshot: dict[str, Any] | None = None,
+        retuned: bool = False,
     ) -> None:
         self.device = device
         self.seed = seed
@@ -111,6 +112,7 @@ class Context:
         self.artifacts = [Artifact(**a) for a in snapshot["artifacts"]] if snapshot else []
         self._store = store
         self._figures = figures
+        self._retuned = retuned
 
     def data(self, name: str) -> "data.Dataset":
         """A data set as tensors on the task's device; the record says which and which copy."""
@@ -133,7 +135,10 @@ class Context:
         if self.snapshot is None:
             return 0
         for name, thing in things.items():
-            checkpoint.load_into(thing, self.snapshot["kept"][name])
+            state = self.snapshot["kept"][name]
+            checkpoint.load_into(
+                thing, checkpoint.retuned(state, thing) if self._retuned else state
+            )
         return int(self.snapshot["yields"])
 
     def figure(self, name: str, draw: Callable[[], Any]) -> None:
@@ -258,21 +263,120 @@ def crossing(rows: list[dict[str, float]], target: task.Target) -> Crossing | No
     return None
 
 
+class Attempt:
+    """One attempt at a spec: it yields rows, can be saved at any of them, and ends as a record.
+
+    Attributes:
+        spec: what is run.
+        draft: what is known of the run before it ends, as a record's fields.
+        trace: the rows so far.
+        status: how it ended; what goes wrong inside the run is a status, not an exception.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        store: Store | None = None,
+        campaign_id: str = "none",
+        attempt: int = 1,
+        parent_record_id: str | None = None,
+        code: Any = None,
+        placement: Placement | None = None,
+        figures: bool = False,
+        snapshot: dict[str, Any] | None = None,
+        retuned: bool = False,
+        timeout_s: float = math.inf,
+        save_every_s: float = SAVE_EVERY_S,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        created = _utc()
+        self.spec, self.timeout_s = spec, timeout_s
+        self.task, self.config = task.find(spec.task), spec.config()
+        device = torch.device(spec.device)
+        placement = placement or _whole_machine(device)
+        torch.set_num_threads(placement.cpus)
+        _reset_peak_memory()
+        self.draft = _envelope(spec, self.task, self.config, code, placement) | {
+            "campaign_id": campaign_id,
+            "attempt": attempt,
+            "parent_record_id": parent_record_id,
+            "created_utc": created,
+            "started_utc": _utc(),
+        }
+        self.draft["extra"] |= extra or {}
+        self.ctx = Context(
+            device, spec.seed, store=store, figures=figures, snapshot=snapshot, retuned=retuned
+        )
+        self.trace = Trace(save_every_s=save_every_s)
+        if snapshot:
+            self.trace.rows, self.trace.yields = snapshot["rows"], snapshot["yields"]
+            self.ctx.stopwatch.spent = dict(snapshot["spent"])
+        self.status, self.detail = "ok", ""
+
+    def rows(self, save: Callable[[], None] | None = None) -> Generator[dict[str, float]]:
+        """Run to the end, a limit or a failure; yield each row as the task yields it.
+
+        Args:
+            save: called when a snapshot is due.
+
+        Raises:
+            Interrupted: a stop was requested; what was yielded is saved.
+            StoreError: the store cannot be written.
+        """
+        _kernel_counts(reset=True)
+        checkpoint.seed_everything(self.spec.seed)
+        rows = measure(
+            self.task,
+            self.config,
+            self.ctx,
+            self.trace,
+            timed_to=self.task.timed_to(self.spec.profile, self.spec.variant),
+            stop_at_target=self.spec.stop_at_target,
+            save=save,
+        )
+        try:
+            with contextlib.closing(rows):
+                for row in rows:
+                    yield row
+                    if self.ctx.stopwatch.read().wall_s > self.timeout_s:
+                        self.status, self.detail = "timeout", f"over {self.timeout_s:g} s"
+                        return
+        except (Interrupted, StoreError):
+            raise
+        except Exception as error:
+            self.status, self.detail = _failure(error)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the run needs to go on from its last row in another process."""
+        self.trace.saved_at = time.perf_counter()
+        return {
+            "kept": {name: checkpoint.state_of(thing) for name, thing in self.ctx.kept.items()},
+            "random": checkpoint.random_state(),
+            "rows": self.trace.rows,
+            "yields": self.trace.yields,
+            "spent": dict(self.ctx.stopwatch.spent),
+            "artifacts": [a.model_dump() for a in self.ctx.artifacts],
+        }
+
+    def end(self) -> Record:
+        """The record of what was run."""
+        target = self.task.target(self.spec.profile, self.spec.variant)
+        timed_to = self.task.timed_to(self.spec.profile, self.spec.variant)
+        outcome = _outcome(self.ctx, self.trace, target, timed_to)
+        return _finish(
+            self.spec, self.draft, self.ctx, self.trace, outcome, self.status, self.detail
+        )
+
+
 def execute(
     spec: Spec,
     *,
     store: Store | None = None,
-    campaign_id: str = "none",
-    attempt: int = 1,
-    parent_record_id: str | None = None,
-    code: Any = None,
-    placement: Placement | None = None,
-    figures: bool = False,
     resume: bool = True,
-    timeout_s: float = math.inf,
-    save_every_s: float = SAVE_EVERY_S,
     log: Path | None = None,
     report: Callable[[str, Any], None] = lambda kind, content: None,
+    **options: Any,
 ) -> Record:
     """Run a spec to its end in this process and return its record, whatever happens.
 
@@ -282,26 +386,49 @@ def execute(
     Args:
         spec: what to run.
         store: where records, pictures and snapshots go.
-        campaign_id: what the run belongs to.
-        attempt: 1 for the first attempt at this spec.
-        parent_record_id: the record of the attempt before.
-        code: ``provenance.code()`` of the campaign, so that it is the same for all its runs.
-        placement: cores and neighbours; one worker with all cores when None.
-        figures: whether the task's pictures are made.
         resume: continue from the run's snapshot when the store holds one.
-        timeout_s: end the run at the first yield after that many seconds.
-        save_every_s: the least time between two snapshots.
         log: a file that holds what this process printed since the run began, kept if not empty.
         report: called with ``("started", draft)`` and ``("row", row)`` as the run goes on.
+        **options: of the ``Attempt``:
+
+            campaign_id: what the run belongs to.
+            attempt: 1 for the first attempt at this spec.
+            parent_record_id: the record of the attempt before.
+            code: ``provenance.code()`` of the campaign, so that it is the same for all its runs.
+            placement: cores and neighbours; one worker with all cores when None.
+            figures: whether the task's pictures are made.
+            timeout_s: end the run at the first yield after that many seconds.
+            save_every_s: the least time between two snapshots.
+            extra: what to add to the record's ``extra``.
 
     Raises:
         Interrupted: SIGTERM, or SIGINT in the main thread; what was yielded is saved.
         StoreError: the store cannot be written.
         ValueError: the spec names what the task does not have.
     """
-    created = _utc()
-    t, cfg, device = task.find(spec.task), spec.config(), torch.device(spec.device)
-    placement = placement or Placement(
+    snapshot = _load_snapshot(store, spec) if resume else None
+    made = Attempt(spec, store=store, snapshot=snapshot, **options)
+    report("started", made.draft)
+
+    def save() -> None:
+        if store is not None and made.ctx.kept:
+            with made.ctx.stopwatch.within("checkpoint"):
+                store.write(_snapshot_name(spec), checkpoint.pack(made.snapshot()))
+
+    with _stop_signals(made.trace), contextlib.closing(made.rows(save)) as rows:
+        for row in rows:
+            report("row", row)
+    if store is not None and log is not None and (printed := log.read_bytes()):
+        made.ctx.artifacts.append(store.put_artifact("log.txt", printed))
+    record = made.end()
+    if store is not None and store.shared:
+        store.put(record)
+        store.delete(_snapshot_name(spec))
+    return record
+
+
+def _whole_machine(device: torch.device) -> Placement:
+    return Placement(
         scheduler="inline",
         workers=1,
         cpus=provenance.cores(),
@@ -309,56 +436,6 @@ def execute(
         colocated_runs=0,
         contended=False,
     )
-    torch.set_num_threads(placement.cpus)
-    _reset_peak_memory()
-    draft = _envelope(spec, t, cfg, code, placement) | {
-        "campaign_id": campaign_id,
-        "attempt": attempt,
-        "parent_record_id": parent_record_id,
-        "created_utc": created,
-        "started_utc": _utc(),
-    }
-    report("started", draft)
-    _kernel_counts(reset=True)
-    snapshot = _load_snapshot(store, spec) if resume else None
-    checkpoint.seed_everything(spec.seed)
-    ctx = Context(device, spec.seed, store=store, figures=figures, snapshot=snapshot)
-    trace = Trace(save_every_s=save_every_s)
-    if snapshot:
-        trace.rows, trace.yields = snapshot["rows"], snapshot["yields"]
-        ctx.stopwatch.spent = dict(snapshot["spent"])
-    target = t.target(spec.profile, spec.variant)
-    timed_to = t.timed_to(spec.profile, spec.variant)
-
-    def save() -> None:
-        if store is not None and ctx.kept:
-            with ctx.stopwatch.within("checkpoint"):
-                _save_snapshot(store, spec, ctx, trace)
-
-    status, detail = "ok", ""
-    with _stop_signals(trace):
-        try:
-            rows = measure(
-                t, cfg, ctx, trace, timed_to=timed_to, stop_at_target=spec.stop_at_target, save=save
-            )
-            with contextlib.closing(rows):
-                for row in rows:
-                    report("row", row)
-                    if ctx.stopwatch.read().wall_s > timeout_s:
-                        status, detail = "timeout", f"over {timeout_s:g} s"
-                        break
-        except (Interrupted, StoreError):
-            raise
-        except Exception as error:
-            status, detail = _failure(error)
-    if store is not None and log is not None and (printed := log.read_bytes()):
-        ctx.artifacts.append(store.put_artifact("log.txt", printed))
-    outcome = _outcome(ctx, trace, target, timed_to)
-    record = _finish(spec, draft, ctx, trace, outcome, status, detail)
-    if store is not None and store.shared:
-        store.put(record)
-        store.delete(_snapshot_name(spec))
-    return record
 
 
 @contextlib.contextmanager
@@ -404,19 +481,6 @@ def _snapshot_name(spec: Spec) -> str:
 def _load_snapshot(store: Store | None, spec: Spec) -> dict[str, Any] | None:
     content = store.read(_snapshot_name(spec)) if store else None
     return checkpoint.unpack(content) if content else None
-
-
-def _save_snapshot(store: Store, spec: Spec, ctx: Context, trace: Trace) -> None:
-    snapshot = {
-        "kept": {name: checkpoint.state_of(thing) for name, thing in ctx.kept.items()},
-        "random": checkpoint.random_state(),
-        "rows": trace.rows,
-        "yields": trace.yields,
-        "spent": dict(ctx.stopwatch.spent),
-        "artifacts": [a.model_dump() for a in ctx.artifacts],
-    }
-    store.write(_snapshot_name(spec), checkpoint.pack(snapshot))
-    trace.saved_at = time.perf_counter()
 
 
 def _utc() -> str:

@@ -50,6 +50,11 @@ class Store:
         self.local = "file" in _protocols(self.fs)
         self.shared = "memory" not in _protocols(self.fs)
 
+    @property
+    def name(self) -> str:
+        """The last part of where the store is."""
+        return str(self.root).rpartition("/")[2]
+
     def path(self, name: str) -> str:
         """The full path of a file inside the store."""
         return f"{self.root}/{name}"

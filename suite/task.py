@@ -150,7 +150,7 @@ class Task:
             a claim to compare with.
         claims: the comparisons the book makes.
         impls: how it may be computed; the first is the default. More than one needs ``cfg.impl``.
-        sweep: hyper-parameter -> the values or range a sweep searches.
+        sweep: field -> the ``suite.space.Range`` or ``Choice`` that a sweep searches.
         nondeterministic: variants whose runs do not repeat bit for bit on a CPU, with the reason.
         needs: profile -> what a run takes of a node of a cluster; a core, and a GPU where it runs
             on one, when not given.

@@ -18,7 +18,7 @@ from typing import Any
 
 from suite import provenance
 from suite.record import Record
-from suite.report import faults, files, kernels, series, tables
+from suite.report import faults, files, kernels, series, sweeps, tables
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
@@ -134,6 +134,8 @@ def check(store: Store, out: str | Path | None = None) -> list[str]:
     problems += [
         f"{n}: no records lead to it" for n in sorted(_tables_at(target) - report.files.keys())
     ]
+    for name in sweeps.names(store):
+        problems += sweeps.check(sweeps.place(store, name))
     page = _stored(target, PAGE)
     if page is None or _sha256(page) != page_sha256:
         how = "missing" if page is None else "changed after it was written"

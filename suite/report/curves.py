@@ -1,5 +1,6 @@
 """Curves of the target metric as SVG text, to stand inside a page of either theme."""
 
+import contextlib
 import io
 import itertools
 import re
@@ -82,11 +83,11 @@ def median_curve(runs: Iterable[Points]) -> Points:
     return {x: statistics.median(run[x] for run in found) for x in sorted(shared)}
 
 
-def _picture(rows: Sequence[Row], metric: str, name: str) -> Picture:
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """The look of every picture of a report: its ink stands for the page's own colour."""
     import matplotlib.style
-    from matplotlib.figure import Figure
 
-    single = all(len(points(r, metric)) < 2 for row in rows for r in row.series.runs)
     colours = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     style: dict[str, Any] = {
         **dict.fromkeys(colours, INK),
@@ -101,14 +102,28 @@ def _picture(rows: Sequence[Row], metric: str, name: str) -> Picture:
     with matplotlib.style.context(["default", style]), warnings.catch_warnings():
         # A glyph that matplotlib's font lacks is drawn by the browser's.
         warnings.simplefilter("ignore")
+        yield
+
+
+def svg(figure: "Figure") -> bytes:
+    """A figure as a file of its own; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(content, format="svg", transparent=True, metadata=metadata)
+    return content.getvalue()
+
+
+def _picture(rows: Sequence[Row], metric: str, name: str) -> Picture:
+    from matplotlib.figure import Figure
+
+    single = all(len(points(r, metric)) < 2 for row in rows for r in row.series.runs)
+    with styled():
         height = 1.3 + 0.3 * len(rows) if single else 2.9 + 0.23 * -(-len(rows) // _columns(rows))
         figure = Figure(figsize=(5.2, height), layout="constrained")
         (_draw_points if single else _draw_curves)(figure, rows, metric)
-        content = io.BytesIO()
-        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(content, format="svg", transparent=True, metadata=metadata)
+        content = svg(figure)
     caption = _caption(rows, metric, single)
-    return Picture(_embedded(content.getvalue(), name, caption), caption)
+    return Picture(embedded(content, name, caption), caption)
 
 
 def _caption(rows: Sequence[Row], metric: str, single: bool) -> str:
@@ -135,7 +150,7 @@ def _draw_curves(figure: "Figure", rows: Sequence[Row], metric: str) -> None:
     _draw_targets(axes, rows, "h")
     if _spans_decades(rows, metric):
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
+        plain_ticks(axes.yaxis)
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
     axes.set_xlabel("step")
     axes.set_ylabel(_spaced(metric))
@@ -157,7 +172,7 @@ def _draw_points(figure: "Figure", rows: Sequence[Row], metric: str) -> None:
     _draw_targets(axes, rows, "v")
     if _spans_decades(rows, metric):
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
     axes.set_yticks(range(len(rows)), [_name(row, rows) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -177,7 +192,7 @@ def _draw_targets(axes: "Axes", rows: Sequence[Row], direction: str) -> None:
             band(value - width, value + width, color=INK, alpha=0.08, linewidth=0)
 
 
-def _plain_ticks(axis: "Axis") -> None:
+def plain_ticks(axis: "Axis") -> None:
     """Powers of ten without formulas, which the browser cannot set."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -235,10 +250,10 @@ def _spaced(metric: str) -> str:
     return flat(metric).replace("_", " ")
 
 
-def _embedded(svg: bytes, name: str, caption: str) -> str:
+def embedded(content: bytes, name: str, caption: str) -> str:
     """The figure as an element of a page: its colour from the page, its ids its own."""
     ElementTree.register_namespace("", SVG.strip("{}"))
-    root = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(content)
     for parent in root.iter():
         for child in [c for c in parent if c.tag in (f"{SVG}metadata", f"{SVG}style")]:
             parent.remove(child)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
-from suite.report import curves, details, faults, files, text
+from suite.report import curves, details, faults, files, sweeps, text
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
 from suite.store import Store
@@ -97,7 +97,7 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
     found = report.tables
     contents = [details.of_row(r) for r in found.rows] + [details.of_claim(c) for c in found.claims]
     html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             book=files.BOOK,
@@ -112,12 +112,16 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             faults_introduction=faults.INTRODUCTION,
             smoke=files.SMOKE,
             details=contents,
+            swept=[sweeps.read(sweeps.place(store, name)) for name in sweeps.names(store)],
+            sweep_title=sweeps.title,
+            sweep_setting=sweeps.setting,
         )
     )
     return html.rstrip("\n") + "\n"
 
 
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """The templates, with the filters that they use."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(

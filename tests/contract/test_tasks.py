@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import run, task
+from suite import run, space, task
 from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store
@@ -52,6 +52,13 @@ def test_declaration(name):
     assert len(t.impls) == 1 or "impl" in {f.name for f in dataclasses.fields(t.config)}
     assert set(t.nondeterministic) <= set(t.variants)
     pickle.dumps(t.config)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_space_to_sweep_is_one_that_the_config_takes(name):
+    t = task.find(name)
+    for profile, variant in itertools.product(t.profiles, t.variants):
+        space.checked(t.sweep, t, profile, variant, t.impls[0])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.space import Choice, Range
 from suite.task import Claim, Target, Task
 
 FAULTS = (
@@ -116,4 +117,5 @@ TASK = Task(
     claims=(
         Claim("a learning rate learns", "accuracy", "quick", "slow", "max", "a toy's own claim"),
     ),
+    sweep={"lr": Range(1e-4, 0.1, log=True), "steps": Choice((6, 8, 10))},
 )
