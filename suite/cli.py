@@ -505,7 +505,7 @@ def bench_kernels(
             sessions, target, rounds=rounds, fresh=fresh, most_gflop=most_gflop, told=display
         )
     console.print(f"{len(records)} new records in {store}", style="dim", highlight=False)
-    return _ended(records)
+    return _ended(Counter(r.status for r in records))
 
 
 @bench_app.command("ingest")
@@ -517,15 +517,13 @@ def bench_ingest(
     store: StoreURI = DEFAULT_STORE,
 ) -> int:
     """Make records of a file of pytest-benchmark."""
-    from collections import Counter
-
     from suite.ingest import ingest
     from suite.store import Store
 
     records = ingest(file, Store(store))
     kinds = Counter(r.micro.producer if r.status == "ok" and r.micro else r.status for r in records)
     print(f"{len(records)} records: {', '.join(f'{n} {k}' for k, n in sorted(kinds.items()))}")
-    return _ended(records)
+    return _ended(Counter(r.status for r in records))
 
 
 @bench_app.command("tune")

@@ -334,9 +334,9 @@ def tile_of(
 def forward_tile(x: Tensor, weight: Tensor, pixels: int, groups: int) -> dict[str, int]:
     """Blocks of output pixels, of a group's output channels, and of what is summed over."""
     outputs, inputs, r, s = weight.shape
-    together, sizes = flat(inputs, r * s), {"M": pixels, "K": outputs // groups, "C": inputs}
-    tile = tile_of(x.dtype, together, pixels, sizes["K"], r * s * inputs if together else inputs)
-    return tuned("conv2d.forward", x, tile, **sizes, R=r, S=s)
+    together, kept = flat(inputs, r * s), outputs // groups
+    tile = tile_of(x.dtype, together, pixels, kept, r * s * inputs if together else inputs)
+    return tuned("conv2d.forward", x, tile, M=pixels, K=kept, C=inputs, R=r, S=s)
 
 
 def parts_of(pixels: int, block: int, programs: int) -> tuple[int, int]:
