@@ -1,4 +1,5 @@
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -22,6 +23,10 @@ if "FDL_GPU_TESTS" not in os.environ:
 
 # Several test processes share the cores: threads that spin while they wait would starve them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Ray reads in what mode it authenticates once in a process's life: all tests use the same.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @pytest.fixture(autouse=True)

@@ -190,7 +190,9 @@ def _through_stats(
     mean: Tensor,
 ) -> Tensor:
     """Gradient of the convolution's output, its own and through its statistics."""
-    summands, m = [] if grad is None else [grad], out.numel() // out.shape[1]
+    # A tensor: a number made of dynamic sizes breaks the tracing of this gradient.
+    m = torch.ones_like(out[:, 0], dtype=mean.dtype).sum()
+    summands = [] if grad is None else [grad]
     if grad_mean is not None:
         summands.append((grad_mean / m)[:, None, None].expand_as(out))
     if grad_variance is not None:

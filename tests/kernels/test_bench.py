@@ -20,6 +20,7 @@ SMALL = {
     "lstm.lstm": Layer("small", 5, 4, 3, 8),
     "conv2d.conv2d": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
     "conv2d.conv2d_fused": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
+    "conv2d.conv2d_stats": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
 }
 
 

@@ -46,7 +46,7 @@ def many():
         *runs(*GOOD, profile="paper", data=[data_info("digits", "standin")], dirty=True),
         *runs(*GOOD, title=HOSTILE, **other),
         *runs(1e-6, 2e-6, 3e-6, curve=point, **once),
-        make_record("ch03.once", kind="fault", seed=9),
+        make_record("ch03.once", kind="compile", seed=9),
     ]
 
 
@@ -640,7 +640,7 @@ def test_rejected_files_and_other_kinds_are_mentioned(store):
     store.write("records/ch99.example/broken.json", b"{")
     html = rendered(store)
     assert "broken.json" in html
-    assert "1 fault record not shown" in html
+    assert "1 compile record not shown" in html
 
 
 # Curves
