@@ -54,7 +54,9 @@ def test_values_and_gradients(module, op, cases, case, dtype, impl):
 def test_gradients_are_those_of_the_values(folder, op, impl):
     module, cases = _folder(folder)
     args = cases.arguments(op, cases.GRADCHECK, torch.float64)
-    assert proof.gradcheck(proof.with_impl(getattr(module, op), impl), args)
+    # Interpreted, each element's gradient of a whole step takes a minute in all; its parts' do not.
+    fast = (op, impl) == ("step", "triton")
+    assert proof.gradcheck(proof.with_impl(getattr(module, op), impl), args, fast)
 
 
 @pytest.mark.parametrize(("folder", "op"), [*_ops()])
