@@ -1,5 +1,6 @@
 import os
 import secrets
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,10 @@ if "FDL_GPU_TESTS" not in os.environ:
 
 # Several test processes share the cores: threads that spin while they wait would starve them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Ray reads in what mode it authenticates once in a process's life: all tests use the same.
 os.environ["RAY_AUTH_MODE"] = "token"
