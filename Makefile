@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SUITE := $(BIN)/suite
 STAMP := $(VENV)/.installed
+# One more than the cores: the tests of clusters mostly wait.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)' 2>/dev/null || echo auto)
 STORE ?= runs
 SEEDS ?= 0
 JOBS ?=
@@ -32,7 +34,7 @@ smoke: $(STAMP)
 	$(SUITE) run 'ch*' --profile smoke --store $(STORE)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests
 
 # Three hosts that lose power, network and driver in the middle of a campaign. Needs root, for network
 # namespaces, and Debian's openssh-server, openssh-client, rsync and iproute2.
