@@ -12,7 +12,7 @@ from suite.store import Store
 
 pytestmark = [
     pytest.mark.skipif(network_hosts.missing() is not None, reason=str(network_hosts.missing())),
-    pytest.mark.xdist_group("ray"),
+    pytest.mark.xdist_group("hosts"),
     pytest.mark.slow,
 ]
 

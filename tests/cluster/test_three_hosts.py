@@ -8,7 +8,7 @@ from suite.store import Store
 
 pytestmark = [
     pytest.mark.skipif(three_hosts.missing() is not None, reason=str(three_hosts.missing())),
-    pytest.mark.xdist_group("ray"),
+    pytest.mark.xdist_group("hosts"),
     pytest.mark.slow,
 ]
 

@@ -82,7 +82,7 @@ def test_worker_and_driver_lost_on_one_machine(toy, tmp_path, save_every_s, lost
     assert store.attempts(specs[0].task, [specs[0].run_id]) == {}
 
 
-@pytest.mark.xdist_group("ray")
+@pytest.mark.xdist_group("faults")
 def test_node_lost_on_a_cluster(toy, tmp_path):
     uri = str(tmp_path / "store")
     setting = Setting(uri, "ray:2", save_every_s=0.0)

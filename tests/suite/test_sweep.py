@@ -20,7 +20,7 @@ from suite.task import Needs
 TOY = "ch90.linear"
 LR = {"lr": Range(1e-4, 1e-1, log=True)}
 ALONE = Placement(scheduler="ray", workers=1, cpus=1, gpus=0, colocated_runs=0, contended=False)
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = pytest.mark.xdist_group("sweeps")
 
 
 @pytest.fixture(scope="module")
