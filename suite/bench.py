@@ -12,7 +12,6 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -41,6 +40,7 @@ from suite.record import (
     Timing,
     digest,
     seal,
+    utc,
 )
 from suite.record import Work as WorkInfo
 from suite.store import Store
@@ -509,8 +509,3 @@ def sealed(
         "micro" if micro else "check": part,
     }
     return seal(**content | envelope)
-
-
-def utc() -> str:
-    """The time now, as records have it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

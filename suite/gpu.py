@@ -289,6 +289,7 @@ def _put_check(
     run_id: str | None = None,
 ) -> None:
     from suite import bench, provenance
+    from suite.record import utc
 
     record = bench.sealed(
         check,
@@ -298,7 +299,7 @@ def _put_check(
         status="invalid" if failed else "ok",
         status_detail=f"{len(failed)} failed" if failed else "",
         wall_s=wall_s,
-        started_utc=bench.utc(),
+        started_utc=utc(),
         campaign_id="gpu",
         gpu=True,
         nodes=[provenance.node()],
@@ -420,9 +421,9 @@ def _barrier(programs: int) -> "Record":
     from kernels.bench.timing import on_cuda
     from kernels.bench.triton import barriers
     from suite import bench, provenance
-    from suite.record import Accuracy, Micro, Timing
+    from suite.record import Accuracy, Micro, Timing, utc
 
-    started, begin = bench.utc(), time.perf_counter()
+    started, begin = utc(), time.perf_counter()
     held = torch.cuda.get_device_properties(DEVICE).multi_processor_count
     fits = programs <= held
     timings, wrong = [], 0

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from suite import bench
-from suite.record import Accuracy, CodeInfo, EnvInfo, Micro, NodeInfo, Record, Timing, digest
+from suite.record import Accuracy, CodeInfo, EnvInfo, Micro, NodeInfo, Record, Timing, digest, utc
 from suite.store import Store
 
 UNKNOWN = "unknown"
@@ -94,8 +94,7 @@ def _utc(text: str) -> str:
     from datetime import UTC, datetime
 
     when = datetime.fromisoformat(text)
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc(when.replace(tzinfo=UTC) if when.tzinfo is None else when)
 
 
 def _node(machine: Mapping[str, Any]) -> dict[str, Any]:

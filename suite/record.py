@@ -8,6 +8,7 @@ or infinity never stand for "no value": that is ``null`` plus a status.
 import hashlib
 import json
 import statistics
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -469,6 +470,12 @@ def _canonical(content: dict[str, Any], indent: int | None = None) -> str:
     return json.dumps(
         content, sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent
     ) + ("\n" if indent else "")
+
+
+def utc(when: datetime | None = None) -> str:
+    """A moment as records write it, in UTC and to the millisecond; now when None."""
+    moment = (when or datetime.now(UTC)).astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def digest(content: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from suite.record import (
     Train,
     digest,
     seal,
+    utc,
 )
 from suite.store import Store, StoreError
 
@@ -290,7 +290,7 @@ class Attempt:
         save_every_s: float = SAVE_EVERY_S,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        created = _utc()
+        created = utc()
         self.spec, self.timeout_s = spec, timeout_s
         self.task, self.config = task.find(spec.task), spec.config()
         device = torch.device(spec.device)
@@ -302,7 +302,7 @@ class Attempt:
             "attempt": attempt,
             "parent_record_id": parent_record_id,
             "created_utc": created,
-            "started_utc": _utc(),
+            "started_utc": utc(),
         }
         self.draft["extra"] |= extra or {}
         self.ctx = Context(
@@ -483,10 +483,6 @@ def _load_snapshot(store: Store | None, spec: Spec) -> dict[str, Any] | None:
     return checkpoint.unpack(content) if content else None
 
 
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _envelope(
     spec: Spec, t: task.Task, cfg: Any, code: Any, placement: Placement
 ) -> dict[str, Any]:
@@ -585,7 +581,7 @@ def _finish(
         | {
             "status": status,
             "status_detail": detail,
-            "ended_utc": _utc(),
+            "ended_utc": utc(),
             "nodes": [node],
             "data": list(ctx.used.values()) or [synthetic],
             "clock": clock,

@@ -12,7 +12,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from suite import task
 from suite.cluster import Cluster, ClusterError, Node
 from suite.local import terminates
 from suite.plan import Spec, expand
-from suite.record import digest
+from suite.record import digest, utc
 from suite.space import Choice, Domain, Space
 from suite.store import Store, StoreError
 from suite.task import Needs
@@ -37,6 +36,8 @@ MOST_COMBINATIONS = 10_000
 ASHA_GRACE_ROWS, ASHA_REDUCTION = 2, 3
 PBT_EVERY_ROWS = 4
 RESTARTS = 2
+# The time that a trial took whose process is gone: nobody knows.
+UNKNOWN_S = 0.0
 
 Listener = Callable[[str, str, Mapping[str, Any], Mapping[str, Any]], None]
 
@@ -339,12 +340,12 @@ def run(
     )
     job = Job(sweep, store.uri, provenance.code(), placement, timeout_s, save_every_s)
     if store.read(DEFINITION) is None:
-        _declare(store, sweep, created_utc=_utc())
+        _declare(store, sweep, created_utc=utc())
     failures: dict[str, str] = {}
     with _quiet(), terminates(), _heard(listen, failures):
         _tuner(job, store, jobs).fit()
     _settle(store, failures)
-    _declare(store, sweep, finished_utc=_utc())
+    _declare(store, sweep, finished_utc=utc())
     store.fs.rm(store.path("tune"), recursive=True)
 
 
@@ -528,7 +529,8 @@ def tell(event: str, trial: Any) -> None:
 def _settle(store: Store, failures: Mapping[str, str]) -> None:
     """Give each run that was stopped, or whose process died for good, its record."""
     from suite.record import parse
-    from suite.trial import PENDING, dead
+    from suite.trial import PENDING
+    from suite.worker import epitaph
 
     store.fs.invalidate_cache()
     for path in sorted(store.fs.glob(store.path(f"{PENDING}/*.json"))):
@@ -537,7 +539,7 @@ def _settle(store: Store, failures: Mapping[str, str]) -> None:
         left = json.loads(text)
         trial = left["extra"]["sweep"]["trial"]
         why = f"given up after {RESTARTS + 1} attempts: {failures.get(trial, 'no reason known')}"
-        store.put(parse(text) if "record_id" in left else dead(left, why))
+        store.put(parse(text) if "record_id" in left else epitaph(left, "killed", why, UNKNOWN_S))
         store.delete(name)
     if store.fs.isdir(store.path(PENDING)):
         store.fs.rm(store.path(PENDING), recursive=True)
@@ -632,7 +634,3 @@ def _quiet() -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

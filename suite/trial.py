@@ -9,7 +9,6 @@ import json
 import math
 import statistics
 from collections.abc import Generator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from pydantic_core import to_jsonable_python
 
 from suite import checkpoint
 from suite.plan import Spec
-from suite.record import FINISHED, Clock, Placement, Record, seal
+from suite.record import FINISHED, Placement, Record
 from suite.run import SAVE_EVERY_S, Attempt
 from suite.store import Store
-from suite.sweep import Sweep
+from suite.sweep import UNKNOWN_S, Sweep
+from suite.worker import epitaph
 
 SNAPSHOT = "trial.pt"
 PENDING = "pending"
@@ -206,7 +206,7 @@ class Trial:
         content = self.store.read(self._pending)
         left = json.loads(content) if content else {}
         if left and "record_id" not in left:
-            record = dead(left, "its process died")
+            record = epitaph(left, "killed", "its process died", UNKNOWN_S)
             self.store.put(record)
             if record.run_id == spec.run_id:
                 return record.attempt + 1, record.record_id
@@ -217,11 +217,3 @@ class Trial:
 
 def _badness(status: str) -> int:
     return GOOD.index(status) if status in GOOD else len(GOOD)
-
-
-def dead(draft: Mapping[str, Any], detail: str) -> Record:
-    """The record of a run whose process is gone, from its draft; how long it took is not known."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    clock = Clock(wall_s=0, setup_s=0, train_s=0, eval_s=0, checkpoint_s=0, recovery_s=0)
-    known = {"status": "killed", "status_detail": detail, "ended_utc": now, "data": []}
-    return seal(**{**draft, **known, "clock": clock})

@@ -13,14 +13,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from suite.dispatch import Cause
 from suite.plan import Spec
-from suite.record import Clock, Record, seal
+from suite.record import Clock, Record, seal, utc
 from suite.store import Store, StoreError
 
 GRACE_S = 15.0
@@ -161,9 +160,8 @@ class Worker:
 
 def epitaph(draft: dict[str, Any], status: str, detail: str, wall_s: float) -> Record:
     """The record of a run that could not write its own, from what it sent when it began."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     clock = Clock(wall_s=wall_s, setup_s=0, train_s=wall_s, eval_s=0, checkpoint_s=0, recovery_s=0)
-    ending = {"status": status, "status_detail": detail, "ended_utc": now}
+    ending = {"status": status, "status_detail": detail, "ended_utc": utc()}
     return seal(**draft | ending | {"data": [], "clock": clock})
 
 
