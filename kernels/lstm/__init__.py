@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import checks
+from kernels.autocast import cast
 from kernels.dispatch import Op
 from kernels.lstm import reference, vectorized
 from kernels.lstm.reference import State
@@ -65,7 +66,10 @@ def lstm(
         TypeError: other dtypes.
         Unavailable: ``impl="triton"`` cannot run here.
     """
-    x, weight_ih, weight_hh, bias, state = _autocast(x, weight_ih, weight_hh, bias, state)
+    given_state: Any = state if isinstance(state, tuple | list) else ()
+    x, weight_ih, weight_hh, bias, *parts = cast(x, weight_ih, weight_hh, bias, *given_state)
+    if parts:
+        state = _pair(tuple(parts))
     given = {
         "x": (x, "T B X"),
         "weight_ih": (weight_ih, "G X"),
@@ -141,24 +145,6 @@ def _check(lengths: Any, T: int, B: int) -> None:
     if shortest < 0 or longest > T:
         wrong = shortest if shortest < 0 else longest
         raise ValueError(f"lengths are from 0 to T={T}, got {wrong}")
-
-
-def _autocast(
-    x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, state: State | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, State | None]:
-    """The arguments as an autocast region of x's device computes with them, if in one."""
-    kind = x.device.type if isinstance(x, Tensor) else "cpu"
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return x, weight_ih, weight_hh, bias, state
-    dtype = torch.get_autocast_dtype(kind)
-
-    def cast(given: Any) -> Any:
-        eligible = isinstance(given, Tensor) and given.is_floating_point()
-        return given.to(dtype) if eligible and given.dtype != torch.float64 else given
-
-    if isinstance(state, tuple | list):
-        state = tuple(cast(part) for part in state)
-    return cast(x), cast(weight_ih), cast(weight_hh), cast(bias), state
 
 
 class LSTM(nn.Module):
