@@ -28,7 +28,7 @@ from typing import Any
 
 from suite import provenance
 from suite.dispatch import Cause, Dispatcher, Lease, Run
-from suite.local import Backend, Campaign, Listener, terminates
+from suite.local import Backend, Campaign, Listener, Stop, stoppable
 from suite.plan import Spec
 from suite.record import Placement, Record
 from suite.store import Store, StoreError
@@ -517,8 +517,8 @@ def backend(cluster: Cluster, resources: Resources) -> Backend:
             one.needs = resources.of(one.spec)
             # The slot ends a run at its limit; this is for a slot that does not.
             one.limit_s = campaign.limit_s(one.spec) + GRACE_S + WARM_UP_S
-        with terminates():
-            yield from _Driver(cluster, resources, runs, campaign, listen).run()
+        with stoppable() as stop:
+            yield from _Driver(cluster, resources, runs, campaign, listen).run(stop)
 
     return run
 
@@ -590,13 +590,14 @@ class _Driver:
         self.failed_starts = 0
         self.names = itertools.count(1)
 
-    def run(self) -> Iterator[Record]:
+    def run(self, stop: Stop) -> Iterator[Record]:
         """Do all runs; however it ends, no slot of it is left."""
         self.campaign.store.write(self.probe, b"the driver was here")
         stopped = True
         try:
             self._check_nodes()
             while self.dispatcher.left:
+                stop.check()
                 self._grow()
                 yield from self._turn()
             stopped = False

@@ -167,11 +167,12 @@ def _inline(runs: list[Run], campaign: Campaign, listen: Listener) -> Iterator[R
 
 def _pooled(runs: list[Run], campaign: Campaign, listen: Listener) -> Iterator[Record]:
     placement = _placement(campaign, runs, inline=False)
-    with tempfile.TemporaryDirectory(prefix="suite-") as folder, terminates():
+    with tempfile.TemporaryDirectory(prefix="suite-") as folder, stoppable() as stop:
         pool = _Pool(runs, campaign, placement, Path(folder), listen)
         grace_s = GRACE_S
         try:
             while pool.dispatcher.left:
+                stop.check()
                 yield from pool.turn()
             grace_s = 0.0
         finally:
@@ -238,19 +239,41 @@ class _Pool:
             yield ended.record
 
 
-@contextlib.contextmanager
-def terminates() -> Iterator[None]:
-    """Have SIGTERM stop the campaign as Ctrl-C does."""
+class Stop:
+    """Whether this process was asked to stop.
 
-    def stop(number: int, frame: Any) -> None:
+    Ctrl-C raises KeyboardInterrupt wherever the program happens to be. Where that is a finalizer,
+    Python prints the exception and goes on, so a loop must ask as well.
+    """
+
+    asked = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the process was asked to stop."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Have SIGTERM stop the campaign as Ctrl-C does, and remember that either came."""
+    stop = Stop()
+
+    def on_signal(number: int, frame: Any) -> None:
+        stop.asked = True
         raise KeyboardInterrupt
 
     # Only the main thread can set handlers; elsewhere the caller handles signals itself.
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    # A process that was started to ignore Ctrl-C goes on ignoring it.
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

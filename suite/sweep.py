@@ -18,7 +18,7 @@ from typing import Any
 from suite import space as spaces
 from suite import task
 from suite.cluster import Cluster, ClusterError, Node
-from suite.local import terminates
+from suite.local import Stop, stoppable
 from suite.plan import Spec, expand
 from suite.record import digest, utc
 from suite.space import Choice, Domain, Space
@@ -342,8 +342,9 @@ def run(
     if store.read(DEFINITION) is None:
         _declare(store, sweep, created_utc=utc())
     failures: dict[str, str] = {}
-    with _quiet(), terminates(), _heard(listen, failures):
+    with _quiet(), stoppable() as stop, _heard(listen, failures, stop):
         _tuner(job, store, jobs).fit()
+        stop.check()
     _settle(store, failures)
     _declare(store, sweep, finished_utc=utc())
     store.fs.rm(store.path("tune"), recursive=True)
@@ -487,6 +488,9 @@ def _callback() -> Any:
     from ray import tune
 
     class Tell(tune.Callback):
+        def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+            heed()
+
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             tell("started", trial)
 
@@ -505,12 +509,12 @@ def _callback() -> Any:
 
 
 # Tune saves its callbacks with the experiment; what they call belongs to this process.
-_listening: list[tuple[Listener, dict[str, str]]] = []
+_listening: list[tuple[Listener, dict[str, str], Stop]] = []
 
 
 @contextlib.contextmanager
-def _heard(listen: Listener, failures: dict[str, str]) -> Iterator[None]:
-    _listening.append((listen, failures))
+def _heard(listen: Listener, failures: dict[str, str], stop: Stop) -> Iterator[None]:
+    _listening.append((listen, failures, stop))
     try:
         yield
     finally:
@@ -519,11 +523,17 @@ def _heard(listen: Listener, failures: dict[str, str]) -> Iterator[None]:
 
 def tell(event: str, trial: Any) -> None:
     """Give one event of Tune's to whoever listens in this process."""
-    for listen, failures in _listening:
+    for listen, failures, _ in _listening:
         if event == "failed":
             lines = str(trial.get_pickled_error() or "").strip().splitlines() or ["unknown"]
             failures[trial.trial_id] = lines[0]
         listen(event, trial.trial_id, dict(trial.config), dict(trial.last_result or {}))
+
+
+def heed() -> None:
+    """Raise KeyboardInterrupt where a sweep of this process was asked to stop."""
+    for _, _, stop in _listening:
+        stop.check()
 
 
 def _settle(store: Store, failures: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from suite.local import Campaign
+from suite.local import Campaign, stoppable
 from suite.store import Store
 
 
@@ -134,3 +134,17 @@ def test_a_stopped_campaign_goes_on_where_it_was(tmp_path, number):
     [record] = store.scan()
     assert record.train.steps == 8
     assert (record.clock.recovery_s > 0) == (number != signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_finalizer_swallows_is_remembered(number):
+    class Swallows:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with stoppable() as stop:
+        stop.check()
+        Swallows()
+        with pytest.raises(KeyboardInterrupt):
+            stop.check()
