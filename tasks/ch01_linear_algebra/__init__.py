@@ -6,7 +6,7 @@
 | Data Structures and Operations: Vector Operations | `matops` |
 | Data Structures and Operations: Matrix-Vector Multiplication | `matops` |
 | The Fundamental Spaces: The Column Space | `column_space` |
-| The Fundamental Spaces: The Null Space | not covered yet |
+| The Fundamental Spaces: The Null Space | `null_space` |
 | Eigenvectors and Eigenvalues | `eigen` |
 """
 
