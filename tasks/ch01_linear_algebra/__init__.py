@@ -2,11 +2,11 @@
 
 | section | task |
 |---|---|
-| Data Structures and Operations: Matrix Operations | not covered yet |
-| Data Structures and Operations: Vector Operations | not covered yet |
-| Data Structures and Operations: Matrix-Vector Multiplication | not covered yet |
-| The Fundamental Spaces: The Column Space | not covered yet |
-| The Fundamental Spaces: The Null Space | not covered yet |
+| Data Structures and Operations: Matrix Operations | `matops` |
+| Data Structures and Operations: Vector Operations | `matops` |
+| Data Structures and Operations: Matrix-Vector Multiplication | `matops` |
+| The Fundamental Spaces: The Column Space | `column_space` |
+| The Fundamental Spaces: The Null Space | `null_space` |
 | Eigenvectors and Eigenvalues | `eigen` |
 """
 
