@@ -237,8 +237,8 @@ TASK = Task(
                 0.05,
                 "min",
                 "calibrated: 6 seeds from 1000 have at most 0.049, 0.044 on average, where none "
-                "has 0.050. Half of the epochs reach it too, with 0.046 on average: which 300 digits "
-                "a seed draws matters more, and the claims compare on the same ones",
+                "has 0.050. Half of the epochs reach it too, with 0.046 on average: which 300 "
+                "digits a seed draws matters more, and the claims compare on the same ones",
             )
         },
         "paper": {
