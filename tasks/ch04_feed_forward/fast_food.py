@@ -29,7 +29,7 @@ import torch
 from suite.task import Claim, Target, Task
 
 WIDEST = 3.0
-ONLINE_MEALS = 2
+ONLINE_MEALS = 3
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ TASK = Task(
     },
     variants={
         "batch": {},
-        "online": {"method": "online"},
+        "online": {"method": "online", "lr": 0.4},
         "batch_slow": {"lr": 0.025},
         "sweep": {"method": "sweep"},
     },
@@ -206,7 +206,7 @@ TASK = Task(
                 "price_error",
                 0.01,
                 "min",
-                f"{CONTRACT}; {SEEDS} have at most 0.0079, and at least 0.029 half-way",
+                f"{CONTRACT}; {SEEDS} have at most 0.0038, and at least 0.017 half-way",
             ),
         },
         "paper": {
