@@ -1,6 +1,6 @@
 """Sigmoid, tanh and ReLU neurons: what reaches the first layer of a net 2, 6 and 10 layers deep.
 
-Section "Sigmoid, Tanh, and ReLU Neurons". The same classifier, `depth` hidden layers of 128 units,
+Section "Sigmoid, Tanh, and ReLU Neurons". The same classifier, `depth` hidden layers of 256 units,
 with each of the three neurons; `relu6` is a net of 6 hidden layers of ReLU neurons, and so on. The
 book prefers tanh to the sigmoid because it is centred on zero, calls ReLU the neuron of choice, and
 gives no number. The reason is in the backward pass: a layer multiplies the gradient by W' f'(z),
@@ -13,8 +13,8 @@ before training. Single epochs dip, so targets are on the median of the last thr
 
 The book gives no setting. Here weights start as the neuron's own literature has them, He's normal
 for ReLU and Glorot's for the others, so that no neuron is punished for another one's scale; the
-biases start at zero. Adam at 1e-3, batches of 64. Offline profiles use scikit-learn's 8x8 digits,
-`laptop` at a fifth of the rate, so that half of its epochs are too few.
+biases start at zero. Adam at 1e-3, batches of 64. Offline profiles use scikit-learn's 8x8 digits
+and 128 units, `laptop` at a fifth of the rate, so that half of its epochs are too few.
 
 Shapes: B batch, D pixels, K classes.
 """
@@ -41,7 +41,7 @@ class Config:
     data: str = "mnist"
     activation: str = "relu"
     depth: int = 6
-    hidden: int = 128
+    hidden: int = 256
     lr: float = 1e-3
     batch_size: int = 64
     epochs: int = 20
@@ -179,8 +179,8 @@ TASK = Task(
     run=run,
     sections=("Sigmoid, Tanh, and ReLU Neurons", "Feed-Forward Neural Networks"),
     profiles={
-        "smoke": {"data": "digits", "epochs": 2},
-        "laptop": {"data": "digits", "lr": 2e-4, "epochs": 14},
+        "smoke": {"data": "digits", "hidden": 128, "epochs": 2},
+        "laptop": {"data": "digits", "hidden": 128, "lr": 2e-4, "epochs": 14},
         "paper": {},
     },
     variants={
@@ -210,7 +210,8 @@ TASK = Task(
                 "median_accuracy",
                 0.98,
                 "max",
-                "reasoned: what a plain net of this size reaches on MNIST; no figure of the book",
+                "reasoned: what a plain net of this depth should reach on MNIST, no figure of the "
+                "book; with layers of 128 units, seed 1000: 0.977",
             )
         },
     },

@@ -43,7 +43,7 @@ def test_the_probe_works_while_gradients_are_off_and_leaves_none_behind():
 def test_weights_start_with_the_scale_of_their_neuron():
     torch.manual_seed(3)
     for activation, variance in (("relu", 2 / 128), ("tanh", 2 / 256), ("sigmoid", 2 / 256)):
-        model = task.network(64, task.Config(activation=activation, depth=6))
+        model = task.network(64, task.Config(activation=activation, depth=6, hidden=128))
         middle = task.linears(model)[3]
         assert float(middle.weight.detach().var()) == pytest.approx(variance, rel=0.05)
         assert not middle.bias.any()
