@@ -11,6 +11,7 @@
 | Linear Neurons and Their Limitations | `linear_limits` |
 | Sigmoid, Tanh, and ReLU Neurons | `activations` |
 | Softmax Output Layers | `softmax` |
+| Summary | prose, nothing to run |
 """
 
-HEADLINE = "linear_limits"
+HEADLINE = "activations"
