@@ -700,7 +700,7 @@ def _on_cluster(
 ) -> Counter[str]:
     from dataclasses import replace
 
-    from suite import cluster, dispatch
+    from suite import cluster, dispatch, driver
 
     if campaign.inline or not campaign.store.shared:
         raise ValueError("--inline and memory:// stores are of one process: use --on local")
@@ -708,9 +708,9 @@ def _on_cluster(
     matrix(device="cpu" if where.device == "cpu" else "cuda")
     with cluster.connect(where.on, verbose=where.verbose) as found:
         specs = matrix(device=found.device(where.device))
-        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, where.jobs)
+        resources = driver.Resources(where.cpus, where.gpus, where.exclusive, where.jobs)
         _say(f"on {found}")
-        backend = cluster.backend(found, resources)
+        backend = driver.backend(found, resources)
         campaign = replace(campaign, backend=backend, attempts=dispatch.ATTEMPTS)
         return _watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
 
@@ -725,14 +725,14 @@ def _inject(
     save_every: float | None,
 ) -> int:
     """Strike runs, say what it cost; 3 where a run that repeats did not end the same."""
-    from suite import cluster, faults
+    from suite import cluster, driver, faults
 
     injections = [faults.parse(text) for text in faults_]
     if where.on == "local":
         where.refuse_what_only_clusters_have()
         resources = None
     else:
-        resources = cluster.Resources(where.cpus, where.gpus, where.exclusive, slots=1)
+        resources = driver.Resources(where.cpus, where.gpus, where.exclusive, slots=1)
     setting = faults.Setting(uri, where.on, resources, timeout, save_every)
     for injection in injections:
         setting.check(injection)
@@ -792,7 +792,7 @@ def _search(
     """Run a sweep unless it is finished; return the name of its folder."""
     from rich.console import Console
 
-    from suite import cluster, sweep
+    from suite import cluster, driver, sweep
     from suite.local import TIMEOUT_S
     from suite.progress import SweepDisplay
     from suite.run import SAVE_EVERY_S
@@ -813,7 +813,7 @@ def _search(
                 planned,
                 place,
                 found,
-                cluster.Resources(where.cpus, where.gpus).of(planned.base),
+                driver.Resources(where.cpus, where.gpus).of(planned.base),
                 jobs=where.jobs,
                 timeout_s=TIMEOUT_S[planned.base.profile] if timeout is None else timeout,
                 save_every_s=SAVE_EVERY_S if save_every is None else save_every,

@@ -76,7 +76,7 @@ class Setting:
         store: the URI that fault records go to; the runs themselves use a folder in it for as
             long as they last.
         on: ``local``, or what ``suite.cluster.connect`` takes.
-        resources: ``suite.cluster.Resources``, or None.
+        resources: ``suite.driver.Resources``, or None.
         timeout_s: seconds a run may take.
         save_every_s: the least time between two snapshots.
     """
@@ -274,10 +274,10 @@ def _drive(
         if setting.on == "local":
             campaign.run([spec], listen)
             return
-        from suite import cluster
+        from suite import cluster, driver
 
         with cluster.connect(setting.on) as found:
-            backend = cluster.backend(found, setting.resources or cluster.Resources())
+            backend = driver.backend(found, setting.resources or driver.Resources())
             dataclasses.replace(campaign, backend=backend).run([spec], listen)
     except (OSError, ValueError) as error:
         link.send(("error", error))

@@ -47,7 +47,7 @@ def test_layers(path):
 def test_the_heavy_libraries_have_one_place_each(path):
     relative = path.relative_to(ROOT / "suite").parts
     roots = {m.split(".")[0] for m in _imports(path)}
-    if relative[0] not in ("cluster.py", "launch.py", "sweep.py"):
+    if relative[0] not in ("cluster.py", "driver.py", "launch.py", "sweep.py"):
         assert "ray" not in roots
     if relative[0] not in ("report", "store.py"):
         assert "pandas" not in roots
@@ -82,7 +82,7 @@ def test_no_machine_and_no_unfinished_work_is_named(path):
         ("from suite import task; [task.summary(n) for n in task.names()]", ("torch", "ray")),
         ("import suite.store, suite.record", ("torch", "ray", "pandas")),
         ("import suite.run, suite.local", ("ray", "pandas", "matplotlib")),
-        ("import suite.cluster, suite.faults", ("torch", "ray", "pandas", "matplotlib")),
+        ("import suite.driver, suite.faults, suite.slot", ("torch", "ray", "pandas", "matplotlib")),
         ("import kernels", ("torch", "triton")),
     ],
 )

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from suite import cluster
-from suite.cluster import Resources
+from suite import cluster, driver
+from suite.driver import Resources
 from suite.local import Campaign
 from suite.plan import expand
 from suite.run import execute, warm_up
@@ -49,7 +49,7 @@ def _plain(specs, uri):
 
 def _campaign(found, specs, uri):
     ends = []
-    backend = cluster.backend(found, Resources())
+    backend = driver.backend(found, Resources())
     for _ in Campaign(Store(uri), backend=backend).each(specs):
         ends.append(time.perf_counter())
     return _per_run_s(ends)
@@ -76,7 +76,7 @@ def test_share_of_the_cores_that_is_busy(benchmark, one_node, tmp_path):
     """Runs of a second each: their own time over that of all slots, start-up left out."""
     cores = int(sum(n.cpus for n in one_node.nodes()))
     specs, marks = _specs("second", 20 * cores), []
-    backend = cluster.backend(one_node, Resources())
+    backend = driver.backend(one_node, Resources())
 
     def listen(event, spec, content):
         if event in ("started", "ended"):

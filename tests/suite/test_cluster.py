@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from suite import cluster
-from suite.cluster import Cluster, ClusterError, Node, Resources
+from suite import cluster, driver, slot
+from suite.cluster import Cluster, ClusterError, Node
 from suite.dispatch import ATTEMPTS, Run
+from suite.driver import Resources
 from suite.local import Campaign
 from suite.record import Placement
 from suite.store import Store, StoreError
@@ -36,7 +37,7 @@ def store(tmp_path):
 
 def run(found, store, specs, resources=Resources(), **kw):  # noqa: B008
     events = []
-    campaign = Campaign(store, backend=cluster.backend(found, resources), **kw)
+    campaign = Campaign(store, backend=driver.backend(found, resources), **kw)
     records = campaign.run(specs, lambda e, s, c: events.append((e, s, c)))
     return records, events
 
@@ -82,7 +83,7 @@ def test_a_silent_slot_is_given_up_and_its_run_ends_elsewhere(
     ray2, toy, store, tmp_path, monkeypatch
 ):
     """What a partition looks like from the driver: no answer and no error."""
-    monkeypatch.setattr("suite.cluster.SILENCE_S", 8.0)
+    monkeypatch.setattr("suite.driver.SILENCE_S", 8.0)
     wait = toy("wait", overrides={"sign": str(tmp_path / "sign")}, profile="laptop")
     frozen, events = [], []
 
@@ -93,7 +94,7 @@ def test_a_silent_slot_is_given_up_and_its_run_ends_elsewhere(
                 os.kill(pid, signal.SIGSTOP)
                 frozen.append(pid)
 
-    campaign = Campaign(store, backend=cluster.backend(ray2, Resources(slots=1)), attempts=ATTEMPTS)
+    campaign = Campaign(store, backend=driver.backend(ray2, Resources(slots=1)), attempts=ATTEMPTS)
     try:
         [record] = campaign.run(wait, listen)
     finally:
@@ -134,36 +135,36 @@ def descendants(pid):
 
 
 def test_a_slot_that_hears_nothing_ends_its_run_itself(toy, store, tmp_path, monkeypatch):
-    """The other side of a partition: the driver is gone, or has given the run to another slot."""
-    monkeypatch.setattr("suite.cluster.FENCE_S", 10.0)
+    """The other side of a partition: the driver is gone, or has given the run to another held."""
+    monkeypatch.setattr("suite.slot.FENCE_S", 10.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store.write("probe", b"here")
     [spec] = toy("hang", profile="laptop")
     place = Placement(scheduler="ray", workers=1, cpus=1, gpus=0, colocated_runs=0, contended=False)
-    slot = cluster.Slot(store.root, 1, "probe", {spec.task: spec.version})
-    assert slot.problem == ""
-    report = slot.exchange(Campaign(store).job(Run(spec), place), 1e9)
+    held = slot.Slot(store.root, 1, "probe", {spec.task: spec.version})
+    assert held.problem == ""
+    report = held.exchange(Campaign(store).job(Run(spec), place), 1e9)
     while not report.fenced and not any(kind == "row" for kind, _ in report.messages):
-        report = slot.exchange(None, 1e9)
+        report = held.exchange(None, 1e9)
     # Nobody calls it any more.
-    while slot.worker.process.exitcode is None:  # Another thread ends it, so this one cannot join.
+    while held.worker.process.exitcode is None:  # Another thread ends it, so this one cannot join.
         time.sleep(0.05)
-    assert slot.fenced
-    assert slot.exchange(None, 1e9).fenced
+    assert held.fenced
+    assert held.exchange(None, 1e9).fenced
     assert list(store.scan()) == []
-    slot.stop()
-    assert not slot.folder.exists()
+    held.stop()
+    assert not held.folder.exists()
 
 
 def test_a_node_says_what_is_wrong_with_it(toy, store, tmp_path):
     [spec] = toy()
     store.write("probe", b"here")
-    assert cluster._problem(store.root, "probe", {spec.task: spec.version}) == ""
-    assert "other code" in cluster._problem(store.root, "probe", {spec.task: "0" * 64})
-    assert "unknown task" in cluster._problem(store.root, "probe", {"ch90.liner": "0" * 64})
-    assert "another one" in cluster._problem(str(tmp_path / "own disk"), "probe", {})
+    assert slot.problem_of(store.root, "probe", {spec.task: spec.version}) == ""
+    assert "other code" in slot.problem_of(store.root, "probe", {spec.task: "0" * 64})
+    assert "unknown task" in slot.problem_of(store.root, "probe", {"ch90.liner": "0" * 64})
+    assert "another one" in slot.problem_of(str(tmp_path / "own disk"), "probe", {})
     (tmp_path / "file").write_text("in the way")
-    assert cluster._problem(str(tmp_path / "file" / "store"), "probe", {})
+    assert slot.problem_of(str(tmp_path / "file" / "store"), "probe", {})
 
 
 def test_exclusive_runs_have_a_node_each(ray2, toy, store):
@@ -180,17 +181,17 @@ def test_a_store_that_a_node_cannot_use_is_told_before_anything_runs(ray2, toy, 
     # What a folder of the driver's own machine is to the others: there, but another one.
     shared.read = lambda name: None
     started = []
-    driver = cluster._Driver(
+    one = driver._Driver(
         ray2,
         Resources(),
         [Run(spec) for spec in toy()],
         Campaign(shared),
         lambda *event: started.append(event),
     )
-    shared.write(driver.probe, b"here")
-    shared.delete(driver.probe)
+    shared.write(one.probe, b"here")
+    shared.delete(one.probe)
     with pytest.raises(StoreError, match=r"another one there.*shared folder"):
-        driver._check_nodes()
+        one._check_nodes()
     assert started == []
 
 
@@ -210,18 +211,18 @@ def test_auto_is_what_the_cluster_has(ray2):
 
 def test_a_node_has_room_for_whole_runs():
     node = Node("id", "10.0.0.1", cpus=8, gpus=2)
-    assert cluster._fits(node, Needs(3, 0.0)) == 2
-    assert cluster._fits(node, Needs(1, 0.25)) == 8
-    assert cluster._fits(node, Needs(1, 1.0)) == 2
-    assert cluster._fits(node, Needs(16, 0.0)) == 0
+    assert driver._fits(node, Needs(3, 0.0)) == 2
+    assert driver._fits(node, Needs(1, 0.25)) == 8
+    assert driver._fits(node, Needs(1, 1.0)) == 2
+    assert driver._fits(node, Needs(16, 0.0)) == 0
 
 
 def test_nodes_that_may_join_are_waited_for(monkeypatch):
     monkeypatch.setattr(Cluster, "nodes", lambda self: [])
     monkeypatch.setattr(Cluster, "to_come", lambda self: {"CPU": 8, "GPU": 1})
-    cluster.require(Cluster("here", False), Needs(1, 1.0), "a run")
+    driver.require(Cluster("here", False), Needs(1, 1.0), "a run")
     with pytest.raises(ValueError, match="no node"):
-        cluster.require(Cluster("here", False), Needs(1, 2.0), "a run")
+        driver.require(Cluster("here", False), Needs(1, 2.0), "a run")
 
 
 @pytest.mark.parametrize(
@@ -292,3 +293,13 @@ def test_ctrl_c_leaves_a_snapshot_and_no_process(tmp_path):
         time.sleep(0.2)
     left = {p.name for p in Path(cluster._short_folder()).glob(f"suite-ray-{first.pid}-*")}
     assert left - before == set()
+
+
+def test_a_private_cluster_that_does_not_start_says_so(monkeypatch):
+    def refuses(nodes, n_nodes):
+        raise Exception("Current node timed out during startup.\nand a page of its log")
+
+    monkeypatch.setattr(cluster, "_add_nodes", refuses)
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # Other tests of this process are connected.
+    with pytest.raises(ClusterError, match=r"did not start on this machine: Current node[^\n]*$"):
+        cluster.connect("ray").__enter__()

@@ -259,7 +259,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 import torch, ray
-from suite import cluster, plan
+from suite import driver, plan
 from suite.dispatch import Dispatcher
 from suite.local import Campaign
 from suite.store import Store
