@@ -53,7 +53,7 @@ def _checkout() -> Path | None:
     """The mounted checkout, or the one this file stands in."""
     here = Path(__file__).resolve().parent.parent
     places = (Path.home() / CHECKOUT, here)
-    return next((p for p in places if (p / "suite" / "cli.py").is_file()), None)
+    return next((p for p in places if (p / "suite" / "__main__.py").is_file()), None)
 
 
 def _distributed(arguments: list[str]) -> bool:
