@@ -24,10 +24,13 @@ ALONE = Placement(
 )
 
 
-def _variants():
-    for name in NAMES:
-        for variant in task.find(name).variants:
-            yield pytest.param(name, variant, id=f"{name}-{variant}")
+# The tests of a task stay in one process, so that they share its smoke runs.
+EACH = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in NAMES]
+EACH_VARIANT = [
+    pytest.param(n, v, id=f"{n}-{v}", marks=pytest.mark.xdist_group(n))
+    for n in NAMES
+    for v in task.find(n).variants
+]
 
 
 def _spec(name, variant, seed=0):
@@ -41,7 +44,7 @@ def _smoke(name, variant, seed=0):
     return run.execute(_spec(name, variant, seed), store=store, figures=True, placement=ALONE)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_declaration(name):
     t = task.find(name)
     assert dataclasses.is_dataclass(t.config)
@@ -54,14 +57,14 @@ def test_declaration(name):
     pickle.dumps(t.config)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_space_to_sweep_is_one_that_the_config_takes(name):
     t = task.find(name)
     for profile, variant in itertools.product(t.profiles, t.variants):
         space.checked(t.sweep, t, profile, variant, t.impls[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_file_is_in_order(name):
     tree = ast.parse(task.source_path(name).read_bytes())
     assert len((ast.get_docstring(tree) or "").splitlines()) >= 3
@@ -74,7 +77,7 @@ def test_the_file_is_in_order(name):
     assert order[-1] == "run"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_targets_and_claims_have_sources_and_name_what_exists(name):
     t = task.find(name)
     for profile in task.PROFILES:
@@ -97,7 +100,7 @@ def _carries(name, variant, metric):
     return metric in _smoke(name, variant).train.final
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_profiles_and_variants_touch_different_fields(name):
     t = task.find(name)
     for profile, variant in itertools.product(t.profiles.values(), t.variants.values()):
@@ -106,7 +109,7 @@ def test_profiles_and_variants_touch_different_fields(name):
         t.configure(profile, variant)
 
 
-@pytest.mark.parametrize(("name", "variant"), [*_variants()])
+@pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
 def test_every_variant_runs_under_smoke(name, variant):
     record = _smoke(name, variant)
     assert record.status in ("ok", "target_missed"), record.status_detail
@@ -118,20 +121,20 @@ def test_every_variant_runs_under_smoke(name, variant):
             assert targets[variant].metric in record.train.final
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_the_default_variant_meets_its_smoke_target(name):
     variant = next(iter(task.find(name).variants))
     record = _smoke(name, variant)
     assert record.train.reached, record.train.final
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_task_draws(name):
     drawn = [_smoke(name, v).artifacts for v in task.find(name).variants]
     assert any(drawn)
 
 
-@pytest.mark.parametrize(("name", "variant"), [*_variants()])
+@pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
 def test_the_same_seed_gives_the_same_numbers(name, variant):
     t = task.find(name)
     if variant in t.nondeterministic:
@@ -145,7 +148,7 @@ def test_the_same_seed_gives_the_same_numbers(name, variant):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, tmp_path):
     variant = next(iter(task.find(name).variants))
     whole = _smoke(name, variant).train
@@ -170,7 +173,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, tmp_path
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_a_run_cut_after_its_first_row_is_short_of_the_laptop_target(name):
     t = task.find(name)
     variant = next(iter(t.variants))
