@@ -1,4 +1,4 @@
-"""Records to tables, curves and one self-contained page; and the proof that they match.
+"""Records to tables, curves and one page; and the proof that they match.
 
 Below a store, ``write`` puts ``tables/`` (Markdown and CSV), ``tables/PROVENANCE.json`` and
 ``index.html``. The tables are a pure function of the records: ``check`` derives them again and

@@ -1,6 +1,5 @@
-"""Judged rows, curves and pictures as one HTML file that needs nothing else."""
+"""Judged rows and curves as one HTML file that needs only the store's pictures beside it."""
 
-import base64
 import hashlib
 import math
 import re
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from suite.report import Report
 
-# What the page's pictures may weigh; beyond it they are named, and stay in the store.
-MOST_PICTURE_BYTES = 24 * 2**20
 PNG = re.compile(r"artifacts/[0-9a-f]{32}\.png")
 STRIP_WIDTH, STRIP_EDGE = 112.0, 6.0
 
@@ -35,14 +32,12 @@ class Figure:
         row: whose it is.
         seed: the run that drew it.
         artifact: its name and place in the store.
-        source: the picture as a data URI; None where it is left out.
         size: width and height in pixels.
     """
 
     row: Row
     seed: int
     artifact: Artifact
-    source: str | None
     size: tuple[int, int]
 
     @property
@@ -254,34 +249,24 @@ def _scale(shown: Sequence[float]) -> Callable[[float], float]:
 
 
 def _figures(rows: Sequence[Row], store: Store) -> list[Figure]:
-    """The tasks' pictures, of each row the first seed's; the default variants' are kept first."""
-    wanted = []
-    for place, row in enumerate(rows):
+    """The tasks' pictures, of each row the first seed's."""
+    found = []
+    for row in rows:
         seen: set[str] = set()
         for record in row.series.runs:
             for artifact in record.artifacts:
                 if artifact.name not in seen and PNG.fullmatch(artifact.path):
                     seen.add(artifact.name)
-                    wanted.append((place, row, record.seed, artifact))
-    chosen, spent = {}, 0
-    for i in sorted(range(len(wanted)), key=lambda i: (not _is_default(wanted[i][1]), i)):
-        _, row, seed, artifact = wanted[i]
-        spent += artifact.bytes
-        chosen[i] = _figure(row, seed, artifact, store, spent <= MOST_PICTURE_BYTES)
-    return [found for i in range(len(wanted)) if (found := chosen[i])]
+                    found.append(_figure(row, record.seed, artifact, store))
+    return [figure for figure in found if figure]
 
 
-def _is_default(row: Row) -> bool:
-    return row.series.label == row.series.any.extra.get("default_variant")
-
-
-def _figure(row: Row, seed: int, artifact: Artifact, store: Store, fits: bool) -> Figure | None:
+def _figure(row: Row, seed: int, artifact: Artifact, store: Store) -> Figure | None:
     """A picture that is there and is what its record says it is, or None."""
     content = store.read(artifact.path)
     if content is None or hashlib.sha256(content).hexdigest() != artifact.sha256:
         return None
     if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
         return None
-    source = f"data:image/png;base64,{base64.b64encode(content).decode()}" if fits else None
     width, height = struct.unpack(">II", content[16:24])
-    return Figure(row, seed, artifact, source, (width, height))
+    return Figure(row, seed, artifact, (width, height))

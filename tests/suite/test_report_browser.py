@@ -121,16 +121,17 @@ def test_nothing_is_fetched_and_nothing_fails(page, url):
     ]
     assert url in sent
     assert not [u for u in sent if not u.startswith(("file://", "data:"))]
-    assert {u for u in sent if u.startswith("file://")} == {url}
+    beside = url.rpartition("/")[0] + "/artifacts/"
+    assert all(u == url or u.startswith(beside) for u in sent if u.startswith("file://"))
     assert page.get_log("browser") == []
 
 
 def test_pictures_are_shown(page):
     images = page.find_elements("css selector", "article img")
     assert images
-    page.execute_script("arguments[0].scrollIntoView()", images[0])
     for details in page.find_elements("css selector", "details"):
         page.execute_script("arguments[0].open = true", details)
+    page.execute_script("arguments[0].scrollIntoView()", images[0])
     eventually(
         page, lambda: page.execute_script("return arguments[0].naturalWidth === 1", images[0])
     )
