@@ -26,6 +26,8 @@ from kernels.bench.roofline import bound_s, peaks, work
 from kernels.bench.workload import MODES, Workload, ops, workloads
 from suite import provenance
 from suite.record import (
+    SESSIONS,
+    AbBlock,
     Accuracy,
     Check,
     Clock,
@@ -427,7 +429,7 @@ def _work(w: Workload, outcome: Outcome) -> WorkInfo | None:
 
 
 def sealed(
-    part: Micro | Check,
+    part: Micro | Check | AbBlock,
     *,
     run_id: str,
     version: str,
@@ -442,7 +444,7 @@ def sealed(
     """A record of something that is no task: what a task would say of itself is left empty.
 
     Args:
-        part: what was timed or checked.
+        part: what was timed, checked or compared.
         run_id: the same for the same thing measured again.
         version: of the code.
         config: what was asked for.
@@ -457,11 +459,14 @@ def sealed(
         pydantic.ValidationError: content that the schema does not allow.
     """
     micro = part if isinstance(part, Micro) else None
+    kind = {Micro: "micro", Check: "check", AbBlock: "ab_block"}[type(part)]
     name = task_id(micro.op if micro else str(config["name"]))
+    if kind == "ab_block":
+        name = SESSIONS
     ended = utc()
     cores, load = envelope["nodes"][0].cpu_cores, envelope["nodes"][0].load1_start or 0.0
     content: dict[str, Any] = {
-        "kind": "micro" if micro else "check",
+        "kind": kind,
         "status": status,
         "run_id": run_id,
         "attempt": 1,
@@ -506,6 +511,6 @@ def sealed(
             recovery_s=0.0,
         ),
         "cost": Cost(energy_method="not measured"),
-        "micro" if micro else "check": part,
+        kind: part,
     }
     return seal(**content | envelope)

@@ -238,6 +238,47 @@ class SweepDisplay:
         self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+class PairsDisplay:
+    """Shows a comparison of revisions: a live line on a terminal, a plain one each pair elsewhere.
+
+    Args:
+        pairs: how many there are at most.
+        console: where to write.
+    """
+
+    def __init__(self, pairs: int, console: Console) -> None:
+        self.console, self.pairs, self.shown = console, pairs, -1
+        self.progress = Progress(
+            TextColumn("[bold]pairs"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.bar = self.progress.add_task("pairs", total=pairs, note="")
+
+    def __enter__(self) -> "PairsDisplay":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: str, pair: int, benchmark: str) -> None:
+        """Take in what is timed next."""
+        done = max(0, pair - 1)
+        self.progress.update(self.bar, completed=done, note=benchmark)
+        if not self.console.is_terminal and pair > self.shown:
+            self.shown = pair
+            line = (
+                "looking at every benchmark once" if pair == 0 else f"pair {pair} of {self.pairs}"
+            )
+            self.console.print(line, style="dim", highlight=False)
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -373,6 +373,75 @@ class Check(_Part):
     output: str = ""
 
 
+# The kinds of records that are of something that is no training run.
+PARTS = ("micro", "check", "fault", "ab_block")
+# Where a store keeps comparisons of revisions.
+SESSIONS = "gate.session"
+
+
+class AbRevision(_Part):
+    """One side of a comparison. A dirty one is measured, and cannot be published."""
+
+    name: str
+    commit: str
+    dirty: bool
+    diff_sha256: str | None
+
+
+class AbArm(_Part):
+    """The blocks of one process, in the order in which they were timed: seconds a call.
+
+    Attributes:
+        wall_s: of the clock on the wall.
+        cpu_s: of all threads of the process.
+        gpu_s: between CUDA events; None where no GPU was used.
+    """
+
+    wall_s: list[float]
+    cpu_s: list[float]
+    gpu_s: list[float] | None = None
+
+
+class AbComparison(_Part):
+    """A benchmark in a pair of processes.
+
+    Attributes:
+        benchmark: its pytest id.
+        control: ``none``; ``aa``, where both sides are the base; ``slowed``, where the candidate
+            is the base with every fifth call made twice.
+        clock: which times are compared.
+        calls: of a block.
+        rounds: how often both were timed in turn; each has as many blocks of the arms.
+        base_first: who began.
+    """
+
+    benchmark: str
+    control: Literal["none", "aa", "slowed"]
+    clock: Literal["wall", "cpu", "gpu"]
+    calls: int
+    rounds: int
+    base_first: bool
+    base: AbArm
+    cand: AbArm
+
+
+class AbBlock(_Part):
+    """What one pair of processes gave.
+
+    Attributes:
+        session: pairs with the same one are judged together.
+        pair: its number, from 1.
+        outcomes: benchmark -> why it is in no comparison from here on, and what was said.
+    """
+
+    session: str
+    pair: int
+    base: AbRevision
+    cand: AbRevision
+    comparisons: list[AbComparison]
+    outcomes: dict[str, tuple[str, str]]
+
+
 class Record(_Part):
     """One attempt at one run. Build it with ``seal``, which names it."""
 
@@ -408,6 +477,7 @@ class Record(_Part):
     micro: Micro | None = None
     check: Check | None = None
     fault: FaultInfo | None = None
+    ab_block: AbBlock | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -421,7 +491,7 @@ class Record(_Part):
 
     @model_validator(mode="after")
     def _has_its_part(self) -> "Record":
-        for kind in ("micro", "check", "fault"):
+        for kind in PARTS:
             part = getattr(self, kind)
             if (self.kind == kind) != (part is not None):
                 raise ValueError(f"a record of kind {kind!r}, and no other, has a part {kind!r}")
@@ -442,7 +512,7 @@ class Record(_Part):
     @model_serializer(mode="wrap")
     def _without_parts_of_other_kinds(self, dump: SerializerFunctionWrapHandler) -> Any:
         content = dump(self)
-        for part in ("micro", "check", "fault"):
+        for part in PARTS:
             # A record that was written before these parts existed keeps its bytes and its name.
             if content.get(part) is None:
                 content.pop(part, None)

@@ -1,0 +1,297 @@
+"""Live sessions on a small repository: what is kept, for what is found depends on the machine."""
+
+import dataclasses
+import json
+import subprocess
+
+import pytest
+
+from suite.cli import app
+from suite.gate import show, verdict
+from suite.gate.compare import compare
+from suite.gate.decide import LOOKS
+from suite.gate.session import NothingToCompare, Plan
+from suite.gate.side import SideDied
+from suite.gate.trees import requirements
+from suite.store import Store
+
+pytestmark = pytest.mark.xdist_group("gate")
+
+WORK = """
+def add(n):
+    return sum(i * i for i in range(n))
+"""
+TESTS = """
+import os, signal, time
+import pytest
+import work
+
+def test_add(benchmark):
+    assert benchmark(work.add, 500) > 0
+
+def test_waits(benchmark):
+    benchmark(time.sleep, 0.001)
+
+def test_sorts_once(benchmark):
+    benchmark.pedantic(sorted, setup=lambda: (([3, 1, 2],), {}), rounds=1)
+
+def test_skips(benchmark):
+    pytest.skip("not today")
+
+def test_is_no_benchmark():
+    raise AssertionError("nobody asked")
+"""
+OLD = (
+    TESTS
+    + """
+def test_gone(benchmark):
+    benchmark(work.add, 5)
+
+def test_breaks(benchmark):
+    benchmark(work.add, 5)
+
+def test_dies(benchmark):
+    benchmark(work.add, 5)
+"""
+)
+NEW = (
+    TESTS
+    + """
+def test_arrives(benchmark):
+    benchmark(work.add, 5)
+
+def test_breaks(benchmark):
+    benchmark(work.subtract, 5)
+
+def test_dies(benchmark):
+    benchmark(os.kill, os.getpid(), signal.SIGKILL)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory):
+    root = tmp_path_factory.mktemp("repo")
+    git(root, "init", "-q")
+    commit(root, {"work.py": WORK, "test_speed.py": OLD})
+    git(root, "tag", "old")
+    commit(root, {"test_speed.py": NEW})
+    return root
+
+
+def git(root, *arguments):
+    identity = ["-c", "user.name=Nobody", "-c", "user.email=nobody@example.org"]
+    subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True)
+
+
+def commit(root, files):
+    for name, text in files.items():
+        (root / name).write_text(text)
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "files")
+
+
+def worktrees(root):
+    listed = subprocess.run(
+        ["git", "worktree", "list"], cwd=root, check=True, capture_output=True, text=True
+    )
+    return listed.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def session(repo, tmp_path_factory):
+    """Two pairs of the two revisions: the verdict, and the store."""
+    store = Store(str(tmp_path_factory.mktemp("store")))
+    return compare(repo, "old", "HEAD", Plan({2: 0.01}), store), store
+
+
+def test_every_benchmark_is_timed_or_said_why_not(session):
+    found, _ = session
+    assert {n.rpartition(":")[2] for n in found.decisions} == {
+        "test_add", "test_waits", "test_sorts_once"
+    }  # fmt: skip
+    outcomes = {n.rpartition(":")[2]: kind for n, (kind, _) in found.outcomes.items()}
+    assert outcomes == {
+        "test_skips": "skipped",
+        "test_gone": "missing",
+        "test_arrives": "new",
+        "test_breaks": "broken",
+        "test_dies": "broken",
+    }
+    said = {n.rpartition(":")[2]: said for n, (_, said) in found.outcomes.items()}
+    assert "subtract" in said["test_breaks"]
+    assert "not today" in said["test_skips"]
+    assert "ended with -9" in said["test_dies"]
+    assert found.exit_code == 1
+
+
+def test_each_pair_is_a_record_of_both_revisions(session):
+    found, store = session
+    records = verdict.sessions(store)[found.session]
+    assert [r.ab_block.pair for r in sorted(records, key=lambda r: r.ab_block.pair)] == [1, 2]
+    for record in records:
+        block = record.ab_block
+        assert (block.base.name, block.cand.name) == ("old", "HEAD")
+        assert block.base.commit != block.cand.commit
+        assert not block.cand.dirty
+        for c in block.comparisons:
+            assert len(c.base.wall_s) == len(c.cand.wall_s) == len(c.base.cpu_s)
+            assert len(c.base.wall_s) % c.rounds == 0
+            assert min(c.base.wall_s + c.cand.wall_s) > 0
+        kinds = [c.control for c in block.comparisons]
+        assert kinds.count("aa") == kinds.count("slowed") == 1
+        clocks = {c.benchmark.rpartition(":")[2]: c.clock for c in block.comparisons}
+        assert clocks["test_waits"] == "wall"
+
+
+def test_a_benchmark_is_called_no_more_often_than_it_says(session):
+    found, store = session
+    once = [
+        c
+        for record in verdict.sessions(store)[found.session]
+        for c in record.ab_block.comparisons
+        if c.benchmark.endswith("once")
+    ]
+    assert all(c.calls == len(c.base.wall_s) == len(c.cand.wall_s) == 1 for c in once)
+
+
+def test_a_verdict_re_derives_and_one_that_was_edited_does_not(session):
+    found, store = session
+    assert verdict.check(store) == []
+    name = f"gate/{found.session}.json"
+    text = store.read(name)
+    content = json.loads(text)
+    assert content["exit_code"] == 1
+    content["exit_code"] = 0
+    store.write(name, json.dumps(content).encode())
+    assert "does not re-derive" in verdict.check(store)[0]
+    store.write(name, text)
+
+
+def test_two_pairs_are_not_trusted(session):
+    found, _ = session
+    assert "cannot tell" in found.distrust
+    whole = dataclasses.replace(found, outcomes={})
+    assert whole.exit_code == 3
+
+
+def test_the_summary_shows_all(session):
+    found, store = session
+    block = verdict.sessions(store)[found.session][0].ab_block
+    text = show.markdown(found, block.base, block.cand)
+    for name in [*found.decisions, *found.outcomes]:
+        assert name in text
+    assert "3 lost or broken" in text
+    assert "subtract" in text
+
+
+def test_nothing_is_left_behind(session, repo):
+    assert len(worktrees(repo)) == 1
+
+
+@pytest.mark.parametrize(
+    ("base", "select", "error", "said"),
+    [
+        ("olt", (), ValueError, "unknown revision 'olt'"),
+        ("old", ("nowhere.py",), SideDied, "nowhere.py"),
+        ("old", ("-k", "nothing_like_it"), NothingToCompare, "no test here uses"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(repo, tmp_path, base, select, error, said):
+    with pytest.raises(error, match=said):
+        compare(repo, base, "HEAD", Plan({2: 0.01}, select), Store(str(tmp_path)))
+    assert len(worktrees(repo)) == 1
+
+
+def test_outside_of_a_repository(tmp_path):
+    with pytest.raises(ValueError, match="no git repository"):
+        compare(tmp_path, "HEAD", None, Plan({2: 0.01}), Store(str(tmp_path / "store")))
+
+
+def test_the_command_line(repo, tmp_path, capsys):
+    summary = tmp_path / "summary.md"
+    asked = ["ab", "--base", "HEAD", "--cand", "HEAD", "-k", "test_add", "--pairs", "2"]
+    asked += ["--repo", str(repo), "--store", str(tmp_path / "store"), "--markdown", str(summary)]
+    assert app(asked, standalone_mode=False) == 3
+    shown = capsys.readouterr()
+    assert "untrusted" in shown.out
+    assert "test_add" in shown.out
+    assert "pair 2 of 2" in shown.err
+    assert "test_add" in summary.read_text()
+    assert app([*asked, "--report-only"], standalone_mode=False) == 0
+
+
+def test_the_working_directory_is_a_revision_too_and_says_that_it_was_changed(repo, tmp_path):
+    (repo / "work.py").write_text(WORK + "\n# A change that nobody committed.\n")
+    try:
+        store = Store(str(tmp_path))
+        plan = Plan({2: 0.01}, ("-k", "test_add"))
+        found = compare(repo, "HEAD", None, plan, store)
+    finally:
+        (repo / "work.py").write_text(WORK)
+    block = verdict.sessions(store)[found.session][0].ab_block
+    assert block.cand.dirty
+    assert block.cand.diff_sha256
+    assert not verdict.floors(store, verdict.sessions(store)[found.session][0].nodes[0].cpu_model)
+
+
+def test_a_revision_against_itself_gives_a_floor(tmp_path):
+    """Of synthetic blocks: what is measured here would depend on the machine."""
+    from suite import provenance
+    from suite.gate.compare import _record
+    from suite.record import AbArm, AbBlock, AbComparison, AbRevision
+
+    store, node = Store(str(tmp_path)), provenance.node()
+    revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
+    for pair in range(1, 8):
+        arms = AbArm(wall_s=[1.0], cpu_s=[1.0]), AbArm(wall_s=[1.03], cpu_s=[1.0])
+        compared = AbComparison(
+            benchmark="a", control="none", clock="wall", calls=1, rounds=1, base_first=True,
+            base=arms[0], cand=arms[1],
+        )  # fmt: skip
+        block = AbBlock(
+            session="s", pair=pair, base=revision, cand=revision, comparisons=[compared],
+            outcomes={},
+        )  # fmt: skip
+        store.put(_record(block, Plan(), "2026-01-01T00:00:00.000Z", 1.0, node))
+    assert verdict.floors(store, node.cpu_model) == {"a": pytest.approx(0.03)}
+    assert verdict.floors(store, "another processor") == {}
+
+
+def test_a_session_ends_at_the_look_that_settles_it(repo, tmp_path, monkeypatch):
+    taken = []
+
+    def judge(blocks):
+        taken.append(len(blocks))
+        return len(taken) == 2
+
+    from suite.gate import session as sessions
+    from suite.gate.trees import trees
+
+    plan = Plan({1: 0.01, 2: 0.01, 4: 0.01}, ("-k", "test_add"))
+    with trees(repo, "HEAD", "HEAD") as (base, cand):
+        blocks = list(sessions.session(base, cand, plan, judge))
+    assert taken == [1, 2]
+    assert [b.pair for b in blocks] == [1, 2]
+
+
+def test_nothing_in_common(repo, tmp_path):
+    with pytest.raises(NothingToCompare, match="missing"):
+        compare(repo, "old", "HEAD", Plan({2: 0.01}, ("-k", "gone")), Store(str(tmp_path)))
+
+
+def test_what_a_tree_depends_on(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "a"\ndependencies = ["attrs>=2"]\n'
+        '[project.optional-dependencies]\ntest = ["hypothesis"]\ndocs = ["sphinx"]\n'
+        '[dependency-groups]\nbench = ["pyperf", {include-group = "test"}]\n'
+    )
+    (tmp_path / "requirements.txt").write_text("# all\n-r other.txt\nnumpy # fast\n")
+    (tmp_path / "constraints.txt").write_text("attrs==25\n")
+    wanted = ("attrs>=2", "hypothesis", "numpy", "pyperf")
+    assert requirements(tmp_path) == (wanted, "attrs==25\n")
+
+
+def test_looks_come_in_order():
+    assert list(LOOKS) == sorted(LOOKS)
+    assert list(LOOKS.values()) == sorted(LOOKS.values())
