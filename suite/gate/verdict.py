@@ -144,17 +144,25 @@ def _same(block: AbBlock) -> bool:
 
 def check(store: Store) -> list[str]:
     """What does not re-derive of the verdicts in a store; empty when all do."""
+    paths = sorted(store.fs.glob(store.path(f"{FOLDER}/*.json")))
+    if not paths:
+        return []
     known, problems = sessions(store), []
-    for path in sorted(store.fs.glob(store.path(f"{FOLDER}/*.json"))):
-        name = str(path).rpartition("/")[2]
-        text = (store.read(f"{FOLDER}/{name}") or b"").decode()
-        content = json.loads(text)
-        records = known.get(content["session"])
-        if not records:
-            problems.append(f"{FOLDER}/{name}: its records are not here")
-        elif derive(records, content["floors"], content["alpha"]).to_json() != text:
-            problems.append(f"{FOLDER}/{name}: does not re-derive from its records")
+    for path in paths:
+        name = f"{FOLDER}/{str(path).rpartition('/')[2]}"
+        if not _derives(store.read(name) or b"", known):
+            problems.append(f"{name}: does not re-derive from its records")
     return problems
+
+
+def _derives(text: bytes, known: Mapping[str, Sequence[Record]]) -> bool:
+    """Whether a verdict is what the records of its session say."""
+    try:
+        content = json.loads(text)
+        records = known[content["session"]]
+        return derive(records, content["floors"], content["alpha"]).to_json().encode() == text
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _finite(content: Any) -> Any:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from suite import provenance
+from suite.gate import verdict
 from suite.record import Record
 from suite.report import faults, files, kernels, series, sweeps, tables
 from suite.report.tables import Line, Tables
@@ -119,6 +120,7 @@ def check(store: Store, out: str | Path | None = None) -> list[str]:
     """
     report, target = build(store), store if out is None else Store(out)
     problems = [f"{r.path}: {r.reason}" for r in report.rejected]
+    problems += verdict.check(store)
     stored = _stored(target, PROVENANCE)
     if stored is None:
         return [*problems, f"{PROVENANCE}: missing; type suite report"]
