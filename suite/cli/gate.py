@@ -112,3 +112,30 @@ def _compared(
     if block.cand.dirty:
         say("the working directory differs from its commit: this session cannot be published")
     return found.exit_code
+
+
+@app.command()
+def exact(
+    selection: Annotated[
+        list[str] | None, typer.Argument(metavar="SELECTION...", help="Tasks; all of them.")
+    ] = None,
+    accept: Annotated[bool, typer.Option(help="Store what was found as the new table.")] = False,
+) -> int:
+    """Compare parameter counts and dispatched kernels of every task with the stored table."""
+    from suite import exact as table
+    from suite import task
+
+    everything = task.names()
+    found: dict[str, dict[str, table.Quantities]] = {}
+    problems = table.gone(everything)
+    names = task.select(selection) if selection else everything
+    for name, variant, quantities in table.measure(names, say):
+        found.setdefault(name, {})[variant] = quantities
+        problems += table.differences(name, variant, quantities)
+    for problem in problems:
+        print(problem)
+    if accept:
+        table.accept(found)
+    n = sum(map(len, found.values()))
+    print(f"{n} variants of {len(found)} tasks: {'accepted' if accept else 'compared'}")
+    return 0 if accept else int(bool(problems))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import run, space, task
+from suite import exact, run, space, task
 from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store
@@ -119,6 +119,16 @@ def test_every_variant_runs_under_smoke(name, variant):
     for targets in task.find(name).targets.values():
         if variant in targets:
             assert targets[variant].metric in record.train.final
+
+
+@pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
+def test_what_needs_no_statistics_is_as_it_was_accepted(name, variant):
+    """A change that is meant: suite exact --accept."""
+    assert exact.differences(name, variant, exact.of(_smoke(name, variant))) == []
+
+
+def test_the_table_has_nothing_that_is_gone():
+    assert exact.gone(NAMES) == []
 
 
 @pytest.mark.parametrize("name", EACH)
