@@ -478,7 +478,14 @@ def _barrier(programs: int) -> "Record":
     )
 
 
-TUNED = ("dnc.step", "lstm.lstm", "attention.attention", "conv2d.conv2d", "ntm.address")
+TUNED = (
+    "dnc.step",
+    "lstm.lstm",
+    "attention.attention",
+    "conv2d.conv2d",
+    "linear.linear",
+    "ntm.address",
+)
 
 
 def _tuner(this: Run, deadline: float) -> int:

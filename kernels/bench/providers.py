@@ -80,6 +80,8 @@ def providers(op: str) -> dict[str, Provider]:
         "attention.attention": _sdpas,
         "conv2d.conv2d": _convolutions,
         "conv2d.conv2d_fused": _separate_convolutions,
+        "linear.linear": _layers,
+        "linear.matmul": _products,
         "dnc.step": _dnc_peers,
     }
     found = [*_ours(), *vendors.get(op, lambda: iter(()))()]
@@ -259,6 +261,39 @@ def _separate(layout: str) -> Callable[[Workload], Call]:
         return Call(run, args)
 
     return build
+
+
+def _layers() -> Iterator[Provider]:
+    yield Provider("F.linear", _layer_and_relu, gpu_only=True)
+    yield Provider("addmm with ReLU", _vendors_epilogue, gpu_only=True)
+
+
+def _products() -> Iterator[Provider]:
+    yield Provider("torch.mm", _vendors_product, gpu_only=True)
+
+
+def _layer_and_relu(w: Workload) -> Call:
+    """The vendor's product with its bias, and a ReLU as an operator of its own."""
+    args, options = differentiable(w.arguments()), w.options()
+
+    def run() -> Tensor:
+        y = F.linear(*args)
+        return torch.relu(y) if options["relu"] else y
+
+    return Call(run, args)
+
+
+def _vendors_epilogue(w: Workload) -> Call:
+    """The vendor's product with bias and ReLU in one, which PyTorch has no gradient for."""
+    if w.is_differentiated or not (w.case.bias and w.case.relu):
+        raise CannotRun("the vendor's epilogue has a bias, a ReLU and no gradient")
+    x, weight, bias = w.arguments()
+    return Call(lambda: torch._addmm_activation(bias, x, weight.t()), (x, weight, bias))
+
+
+def _vendors_product(w: Workload) -> Call:
+    args = differentiable(w.arguments())
+    return Call(lambda: torch.mm(*args), args)
 
 
 def _dnc_peers() -> Iterator[Provider]:

@@ -1,4 +1,4 @@
-"""Matrix and vector operations: Python loops, PyTorch and einsum, in float32 and bfloat16.
+"""Matrix and vector operations: loops, PyTorch, einsum and a kernel, in float32 and bfloat16.
 
 Sections "Matrix Operations", "Vector Operations" and "Matrix-Vector Multiplication". The book
 defines the operations on paper, with no listing and no figure; the yardstick is the same operation
@@ -7,6 +7,8 @@ x y', the matrix-vector product A x and the matrix product A B, entries from a s
 
 - `loops`: three nested Python loops. A Python number is a float64, so only the result is rounded.
 - `torch` and `einsum`: one call each, of PyTorch's operator or of its index notation.
+- `kernel`: the product of `kernels.linear` for the last three, in the implementation that `impl`
+  names (the other methods do not depend on it); inner products are PyTorch's.
 - `outer`: the book's other reading, A x as the sum of A's columns weighted by x and A B as the sum
   of the outer products of A's columns with B's rows, every partial sum in the operands' format.
 
@@ -17,9 +19,9 @@ format itself costs a random walk of rounding errors; the vendor's kernels add u
 in float32.
 
 How much faster than loops a vectorised operation is depends on the machine, so that comparison is
-in `work_per_call`, multiply-adds per operation that the interpreter has to issue; the record's
-training time is that of the four operations. `loops` and `outer` take
-the first `rows` rows of A only. `commutator` is norm(A B - B A) / norm(A B).
+in `work_per_call`, multiply-adds per operation that the interpreter has to issue (`kernel` as many
+as `torch`); the record's training time is that of the four operations. `loops` and `outer` take the
+first `rows` rows of A only. `commutator` is norm(A B - B A) / norm(A B).
 
 Shapes: N rows and columns, R rows of A that are used.
 """
@@ -34,6 +36,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kernels import linear
 from suite.task import Claim, Target, Task
 
 Operands = dict[str, torch.Tensor]
@@ -47,6 +50,7 @@ class Config:
     dtype: str = "float32"
     size: int = 4096
     rows: int = 2
+    impl: str = "torch"
 
 
 class Calls(TorchDispatchMode):
@@ -111,6 +115,16 @@ def by_terms(name: str, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def by_kernel(name: str, A: torch.Tensor, B: torch.Tensor, impl: str) -> torch.Tensor:
+    """The same as a product of this project's kernel, but for the inner products."""
+    if name == "inner":
+        return torch.linalg.vecdot(A, B)
+    if name == "outer":
+        return linear.matmul(A[:, None], B[None], impl=impl)
+    product = linear.matmul(A, B.reshape(len(B), -1), impl=impl)
+    return product.reshape(len(A), *B.shape[1:])
+
+
 VENDOR: dict[str, dict[str, Callable[..., torch.Tensor]]] = {
     "torch": {
         "inner": torch.linalg.vecdot,
@@ -127,12 +141,16 @@ VENDOR: dict[str, dict[str, Callable[..., torch.Tensor]]] = {
 }
 
 
-def compute(method: str, name: str, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-    """One of the four operations by one of the four methods, in the format of its operands."""
+def compute(
+    method: str, name: str, A: torch.Tensor, B: torch.Tensor, impl: str = "torch"
+) -> torch.Tensor:
+    """One of the four operations by one of the methods, in the format of its operands."""
     if method == "loops":
         return by_loops(name, A, B)
     if method == "outer":
         return by_terms(name, A, B)
+    if method == "kernel":
+        return by_kernel(name, A, B, impl)
     return VENDOR[method][name](A, B)
 
 
@@ -145,6 +163,18 @@ def operands(A_RN: torch.Tensor, B_NN: torch.Tensor, x_N: torch.Tensor) -> dict[
         "matvec": (A_RN, x_N),
         "matmul": (A_RN, B_NN),
     }
+
+
+def issued(method: str, given: dict[str, Any], work: int) -> int:
+    """Calls that the interpreter makes: of a multiply-add in loops, else of PyTorch's operators."""
+    if method == "loops":
+        return work
+    # Under a counter PyTorch compiles nothing, so those of the kernel are counted in its stead.
+    plain = "torch" if method == "kernel" else method
+    with Calls() as calls:
+        for name in OPERATIONS:
+            compute(plain, name, *given[name])
+    return calls.n
 
 
 def multiply_adds(name: str, rows: int, n: int) -> int:
@@ -167,7 +197,7 @@ def error_by_length(cfg: Config, A_RN: torch.Tensor, B_NN: torch.Tensor) -> Any:
     errors = []
     for n in lengths:
         left, right = A_RN[:, :n], B_NN[:n]
-        found = compute(cfg.method, "matmul", left, right[:, : 4 * cfg.rows])
+        found = compute(cfg.method, "matmul", left, right[:, : 4 * cfg.rows], cfg.impl)
         errors.append(relative_error(found, left.double() @ right[:, : found.shape[1]].double()))
     return lengths, errors
 
@@ -201,10 +231,9 @@ def run(cfg: Config, ctx: Any) -> Any:
     dtype, n = getattr(torch, cfg.dtype), cfg.size
     A_NN, B_NN = torch.randn(2, n, n).to(ctx.device, dtype)
     x_N = torch.randn(n).to(ctx.device, dtype)
-    A_RN = A_NN if cfg.method in VENDOR else A_NN[: cfg.rows]
+    A_RN = A_NN[: cfg.rows] if cfg.method in ("loops", "outer") else A_NN
     given = operands(A_RN, B_NN, x_N)
     results: dict[str, torch.Tensor] = {}
-    calls = Calls()
     start = ctx.keep(results=results)
     work = sum(multiply_adds(name, len(A_RN), n) for name in OPERATIONS)
 
@@ -216,29 +245,27 @@ def run(cfg: Config, ctx: Any) -> Any:
 
     def scores() -> dict[str, float]:
         found = errors()
-        issued = work if cfg.method == "loops" else calls.n
         AB_NN, BA_NN = A_NN.double() @ B_NN.double(), B_NN.double() @ A_NN.double()
         return {
             "step": work,
             "error": max(found.values()),
             "error_in_u": max(found.values()) / roundoff(dtype),
             **{f"{name}_error": value for name, value in found.items()},
-            "work_per_call": work / issued,
+            "work_per_call": work / issued(cfg.method, given, work),
             "commutator": relative_error(BA_NN, AB_NN),
         }
 
     yield
     if start:
         return
-    with calls:
-        for name in OPERATIONS:
-            results[name] = compute(cfg.method, name, *given[name])
+    for name in OPERATIONS:
+        results[name] = compute(cfg.method, name, *given[name], cfg.impl)
     yield scores
     ctx.figure("errors", lambda: draw_errors(cfg, errors(), A_RN, B_NN))
 
 
-FULL = ("torch", "loops", "einsum", "outer")
-HALF = ("torch_bf16", "loops_bf16", "einsum_bf16")
+FULL = ("torch", "loops", "einsum", "outer", "kernel")
+HALF = ("torch_bf16", "loops_bf16", "einsum_bf16", "kernel_bf16")
 SINGLE = (
     "this project's contract for the section; at N = 512 20 seeds from 1000 have at most 5.1e-7, "
     "and bfloat16 has 1.6e-3; the TF32 mode of a GPU would miss it too"
@@ -267,11 +294,14 @@ TASK = Task(
         "loops": {"method": "loops"},
         "einsum": {"method": "einsum"},
         "outer": {"method": "outer"},
+        "kernel": {"method": "kernel"},
         "torch_bf16": {"dtype": "bfloat16"},
         "loops_bf16": {"method": "loops", "dtype": "bfloat16"},
         "einsum_bf16": {"method": "einsum", "dtype": "bfloat16"},
         "outer_bf16": {"method": "outer", "dtype": "bfloat16"},
+        "kernel_bf16": {"method": "kernel", "dtype": "bfloat16"},
     },
+    impls=("torch", "reference", "compile", "triton"),
     targets=dict.fromkeys(("smoke", "laptop", "paper"), TARGETS),
     claims=(
         Claim(
@@ -290,6 +320,15 @@ TASK = Task(
             mode="min",
             margin=1.0,
             source="rounding error analysis: N partial sums, each rounded, cost about 0.3 u √N",
+        ),
+        Claim(
+            "so are those of this project's kernel",
+            metric="error_in_u",
+            left="kernel_bf16",
+            right="outer_bf16",
+            mode="min",
+            margin=1.0,
+            source="the same; the kernel adds up in float32 in every implementation",
         ),
         Claim(
             "the matrix product does not commute",

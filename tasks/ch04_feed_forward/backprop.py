@@ -6,21 +6,26 @@ E = 1/2 sum (t - y)^2 the error of one layer is found from that of the next,
     dE/dz = f'(z) dE/dy,   dE/dW = x' dE/dz,   dE/db = sum dE/dz,   dE/dx = dE/dz W'.
 
 `manual` is that recursion, `autograd` PyTorch's, and `differences` moves every parameter up and
-down by 1e-5. All compute in float64. The book gives no number.
+down by 1e-5. `fused` is PyTorch's too, but the hidden layer is one op of this project, forward and
+backward: product, bias and ReLU of `kernels.linear`, in the implementation that `impl` names; the
+other methods do not depend on it. All starts see the same inputs, so their hidden layers are one
+wide one. All compute in float64. The book gives no number.
 
 Two things are done with each. A net of scikit-learn's digits, 64-12-10, gives `gradient_error`, the
-largest difference from autograd as a share of the largest entry (for `autograd`: from `manual`),
-and `cost_ratio`, the floating-point operations of the gradient's matrix products as a multiple of
-what one forward pass takes. Then nets with 8 tanh units learn XOR by gradient descent with
-that gradient, from many random starts at once: `solved_share` is the share of the starts whose four
-outputs are all within 0.2 of their labels. `manual_sigmoid` does it with the book's sigmoids in the
-hidden layer too. The output is a sigmoid.
+largest difference from autograd as a share of the largest entry (for `autograd` and `fused`: from
+`manual`), and `cost_ratio`, the floating-point operations of the gradient's matrix products as a
+multiple of what one forward pass takes. Then nets with 8 tanh units learn XOR by gradient descent
+with that gradient, from many random starts at once: `solved_share` is the share of the starts whose
+four outputs are all within 0.2 of their labels. `manual_sigmoid` does it with the book's sigmoids
+in the hidden layer too, `fused` with ReLUs. The output is a sigmoid.
 
-Operations are counted and not seconds, so the numbers are the same on every machine.
+Operations are counted and not seconds, so the numbers are the same on every machine; `fused` takes
+those of `autograd`, whose products it computes.
 
 Shapes: R starts, B examples, I inputs of a layer, O its outputs.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +35,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kernels import linear
 from suite.task import Claim, Target, Task
 
 Params = list[torch.Tensor]
 STEP = 1e-5
+HIDDEN = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Config:
     lr: float = 2.0
     updates: int = 200
     rows: int = 20
+    impl: str = "torch"
 
 
 def parameters(starts: int, widths: tuple[int, ...]) -> Params:
@@ -66,8 +74,15 @@ def forward(params: Params, x_RBI: torch.Tensor, activation: str) -> list[torch.
     for i in range(0, len(params), 2):
         z = outputs[-1] @ params[i] + params[i + 1]
         last = i + 2 == len(params)
-        outputs.append(z.tanh() if activation == "tanh" and not last else z.sigmoid())
+        outputs.append(z.sigmoid() if last else HIDDEN[activation](z))
     return outputs
+
+
+def slope(y: torch.Tensor, activation: str) -> torch.Tensor:
+    """f'(z) of what f(z) is."""
+    if activation == "relu":
+        return (y > 0).to(y)
+    return 1 - y**2 if activation == "tanh" else y * (1 - y)
 
 
 def error(params: Params, x: torch.Tensor, t: torch.Tensor, activation: str) -> torch.Tensor:
@@ -81,7 +96,7 @@ def manual(params: Params, x: torch.Tensor, t: torch.Tensor, activation: str) ->
     dy = (outputs[-1] - t) / t.shape[1]
     for i in reversed(range(len(params) // 2)):
         y, last = outputs[i + 1], 2 * i + 2 == len(params)
-        dz = dy * (1 - y**2 if activation == "tanh" and not last else y * (1 - y))
+        dz = dy * slope(y, "sigmoid" if last else activation)
         gradients[:0] = [outputs[i].mT @ dz, dz.sum(1, keepdim=True)]
         dy = dz @ params[2 * i].mT if i else dz
     return gradients
@@ -108,11 +123,39 @@ def differences(params: Params, x: torch.Tensor, t: torch.Tensor, activation: st
     return gradients
 
 
+def hidden_layer(x_BI: torch.Tensor, W_RIO: torch.Tensor, b_R1O: torch.Tensor, impl: str) -> Any:
+    """ReLU units y_RBO of all starts, as one layer of R O outputs in one op."""
+    R, I, O = W_RIO.shape  # noqa: E741
+    W_MI, b_M = W_RIO.mT.reshape(R * O, I), b_R1O.reshape(R * O)
+    y_BM = linear.linear(x_BI, W_MI, b_M, relu=True, impl=impl)
+    return y_BM.view(len(x_BI), R, O).transpose(0, 1)
+
+
+def fused(
+    params: Params, x: torch.Tensor, t: torch.Tensor, activation: str, impl: str = "torch"
+) -> Params:
+    """Autograd's, through one op for the hidden layer; ``x`` is the same for all starts."""
+    if activation != "relu" or len(params) != 4:
+        raise ValueError(f"'fused' is for one hidden layer of 'relu', got {activation!r}")
+    with torch.enable_grad():
+        leaves = [p.detach().requires_grad_() for p in params]
+        y_RBO = hidden_layer(x[0], *leaves[:2], impl)
+        out = (y_RBO @ leaves[2] + leaves[3]).sigmoid()
+        E = ((t - out) ** 2).sum(2).mean(1).sum() / 2
+        return list(torch.autograd.grad(E, leaves))
+
+
 GRADIENTS: dict[str, Callable[..., Params]] = {
     "manual": manual,
     "autograd": autograd,
     "differences": differences,
+    "fused": fused,
 }
+
+
+def gradient_of(cfg: Config) -> Callable[..., Params]:
+    chosen = GRADIENTS[cfg.gradient]
+    return functools.partial(chosen, impl=cfg.impl) if cfg.gradient == "fused" else chosen
 
 
 def operations(compute: Callable[[], Any]) -> int:
@@ -128,13 +171,14 @@ def checked(cfg: Config, images: torch.Tensor, y: torch.Tensor) -> dict[str, flo
     t_RBO = torch.nn.functional.one_hot(y[: cfg.batch_size], 10)[None].double()
     params = [p.to(y.device) for p in parameters(1, (x_RBI.shape[2], cfg.digits_hidden, 10))]
     given = (params, x_RBI, t_RBO, cfg.activation)
-    other = GRADIENTS["manual" if cfg.gradient == "autograd" else "autograd"]
-    found, truth = GRADIENTS[cfg.gradient](*given), other(*given)
+    other = manual if cfg.gradient in ("autograd", "fused") else autograd
+    counted = autograd if cfg.gradient == "fused" else GRADIENTS[cfg.gradient]
+    found, truth = gradient_of(cfg)(*given), other(*given)
     gap = max(float((f - g).abs().max()) for f, g in zip(found, truth, strict=True))
     one_pass = operations(lambda: forward(params, x_RBI, cfg.activation))
     return {
         "gradient_error": gap / max(float(g.abs().max()) for g in truth),
-        "cost_ratio": operations(lambda: GRADIENTS[cfg.gradient](*given)) / one_pass,
+        "cost_ratio": operations(lambda: counted(*given)) / one_pass,
     }
 
 
@@ -181,6 +225,7 @@ def run(cfg: Config, ctx: Any) -> Any:
     history: list[Any] = []
     kept = {f"layer{i // 2}_{'Wb'[i % 2]}": p for i, p in enumerate(params)}
     start, every = ctx.keep(history=history, **kept), cfg.updates // cfg.rows
+    gradient_by = gradient_of(cfg)
 
     def scores(step: int) -> dict[str, float]:
         history.append(error(params, *xor)[:40].tolist())
@@ -192,7 +237,7 @@ def run(cfg: Config, ctx: Any) -> Any:
         yield lambda: scores(0)
     for row in range(max(start, 1), cfg.rows + 1):
         for _ in range(every):
-            for p, gradient in zip(params, GRADIENTS[cfg.gradient](params, *xor), strict=True):
+            for p, gradient in zip(params, gradient_by(params, *xor), strict=True):
                 p -= cfg.lr * gradient
         yield lambda row=row: scores(row * every)
     shown = [p.cpu() for p in params]
@@ -216,7 +261,9 @@ TASK = Task(
         "autograd": {"gradient": "autograd"},
         "differences": {"gradient": "differences"},
         "manual_sigmoid": {"activation": "sigmoid"},
+        "fused": {"gradient": "fused", "activation": "relu"},
     },
+    impls=("torch", "reference", "compile", "triton"),
     targets={
         "smoke": {
             "manual": Target("solved_share", 0.9, "max", f"{CONTRACT}; {SEEDS}: 0.95 or more")
@@ -256,6 +303,14 @@ TASK = Task(
             right=1e-6,
             mode="min",
             source=f"{CONTRACT}: central differences at 1e-5 have an error of order 1e-10",
+        ),
+        Claim(
+            "the gradient of one fused op for product, bias and ReLU is that of its parts",
+            "gradient_error",
+            left="fused",
+            right=1e-6,
+            mode="min",
+            source=f"{CONTRACT}: the same in float64, in every implementation of the op",
         ),
         Claim(
             "a gradient by backpropagation takes no more operations than 3 forward passes",

@@ -17,6 +17,7 @@ from kernels.bench.providers import CannotRun, providers
 from kernels.bench.timing import on_cpu
 from kernels.bench.workload import mapped, workloads
 from kernels.dnc import cases as dnc_cases
+from kernels.linear import cases as linear_cases
 from suite.stats import hodges_lehmann_interval
 
 PAIRS = 12
@@ -45,9 +46,9 @@ def _calls(workload, *names):
         pytest.skip(str(error))
 
 
-def _workloads(ops):
+def _workloads(ops, cases=None):
     for w in workloads("cpu", modes=("full",)):
-        if w.op in ops:
+        if w.op in ops and (cases is None or w.case in cases):
             yield pytest.param(w, id=f"{w.op}-{w.name}")
 
 
@@ -65,6 +66,14 @@ def test_a_step_against_the_pypi_package(benchmark, described, workload):
     benchmark.group = workload.op
     described(workload, "torch")
     compare(benchmark, *_calls(workload, "torch", "PyPI dnc"))
+
+
+@pytest.mark.parametrize("workload", [*_workloads(("linear.linear",), linear_cases.LAYERS)])
+def test_a_layer_against_the_vendors(benchmark, described, workload):
+    """The same operators without our checks and dispatch."""
+    benchmark.group = workload.op
+    described(workload, "torch")
+    compare(benchmark, *_calls(workload, "torch", "F.linear"))
 
 
 def _in_segments(case, every):

@@ -13,6 +13,7 @@ from kernels.bench.timing import Timed, Timing, on_cpu
 from kernels.bench.workload import Workload, ops, workloads
 from kernels.conv2d.cases import Case as Images
 from kernels.dnc.cases import COPY
+from kernels.linear.cases import Case as Linear
 from kernels.lstm.cases import Case as Layer
 
 SMALL = {
@@ -21,6 +22,8 @@ SMALL = {
     "conv2d.conv2d": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
     "conv2d.conv2d_fused": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
     "conv2d.conv2d_stats": Images("small", 2, 3, 6, 5, 4, 3, 3, padding=1),
+    "linear.linear": Linear("small", 4, 5, 3),
+    "linear.matmul": Linear("small", 4, 5, 3),
 }
 
 
@@ -66,6 +69,12 @@ def test_vendors_layers_take_part():
     packed, loop = measure(small("lstm.lstm", ragged=True), names, 1, timer=once)
     assert packed.status == "ok"
     assert loop.status == "skipped"
+
+
+def test_the_vendors_epilogue_has_no_gradient():
+    names = ["F.linear", "addmm with ReLU"]
+    found = [measure(small("linear.linear", m), names, 1, timer=once) for m in ("forward", "full")]
+    assert [[o.status for o in outcomes] for outcomes in found] == [["ok", "ok"], ["ok", "skipped"]]
 
 
 def scaled(factor, gradient_factor=1.0):

@@ -28,6 +28,7 @@ ODD = {
         "depthwise",
     ),
     "dnc": ("no multiples",),
+    "linear": ("no multiples", "several blocks", "examples in parts"),
     "lstm": ("no multiples", "several blocks"),
     "ntm": ("no multiples", "several tiles, five shifts"),
 }
@@ -84,6 +85,8 @@ def _options(folder, op, cases, case):
     """The keywords that leave out the most: lengths, a causal mask, from the end."""
     if folder == "conv2d":
         return cases.geometry(case)
+    if folder == "linear":
+        return cases.keywords(op, case)
     if folder == "lstm":
         return {"lengths": cases.lengths(case), "reverse": True}
     if folder == "attention":

@@ -69,7 +69,7 @@ def test_what_a_compiler_dies_of_is_a_row():
 
 
 def test_every_folder_with_cases_is_compiled():
-    assert compile_gate.folders() == ["attention", "conv2d", "dnc", "lstm", "ntm"]
+    assert compile_gate.folders() == ["attention", "conv2d", "dnc", "linear", "lstm", "ntm"]
 
 
 LISTING = """
@@ -117,6 +117,9 @@ def test_what_users_may_ask_for_is_compiled(listed):
     assert options("conv2d_forward", "FLAT", "RELU") == ways
     # Scale, shift, residual, sums and squares: each there or not.
     assert {by.count("('constexpr', None)") for _, by in listed["conv2d_forward"]} >= {2, 3, 4}
+    assert options("linear_product", "RELU") == {(False,), (True,)}
+    # Gate, bias and sums: none of a product, one or two of a layer and its gradients.
+    assert {by.count("('constexpr', None)") for _, by in listed["linear_product"]} == {1, 2, 3}
     assert {s for (s,) in options("address_forward", "S")} == {1, 3, 5}
 
 

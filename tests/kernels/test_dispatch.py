@@ -105,7 +105,8 @@ def test_ops_import_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None\n"
         "import torch\n"
-        "import kernels.attention, kernels.conv2d, kernels.dnc, kernels.lstm, kernels.ntm\n"
+        "import kernels.attention, kernels.conv2d, kernels.dnc, kernels.linear, kernels.lstm\n"
+        "import kernels.ntm\n"
         "print(kernels.dnc.allocation(torch.rand(1, 3)).shape)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,6 +17,8 @@ def test_what_the_readme_shows_runs():
     exec(code, names)
     assert names["y"].shape == (2, 4, 8, 8)
     assert (names["y"] >= 0).all()
+    assert names["hidden"].shape == (2, 5, 32)
+    assert (names["hidden"] >= 0).all()
     assert names["out"].shape == (2, 5, 32)
     assert not names["out"][1, 3:].any()
     assert names["mixed"].shape == (2, 4, 7, 16)

@@ -7,7 +7,7 @@ from suite.plan import expand
 from suite.run import execute
 from tasks.ch01_linear_algebra import matops
 
-METHODS = ("loops", "torch", "einsum", "outer")
+METHODS = ("loops", "torch", "einsum", "outer", "kernel")
 
 
 def test_the_loops_compute_a_product_that_can_be_checked_by_hand():
@@ -58,6 +58,19 @@ def test_rounding_costs_at_most_the_unit_roundoff_and_nearly_reaches_it(dtype):
     x = 1 + u * torch.linspace(0, 2, 1001, dtype=torch.float64)
     worst = ((x.to(dtype).double() - x) / x).abs().max().item()
     assert 0.98 * u < worst <= u
+
+
+@pytest.mark.parametrize("variant", ["kernel", "kernel_bf16"])
+def test_each_implementation_of_the_kernel_meets_the_target_and_is_on_record(variant):
+    found = {}
+    for impl in ("torch", "reference", "triton"):
+        given_ = {"profile": "smoke", "variants": [variant], "impls": [impl]}
+        (spec,) = expand(["ch01.matops"], **given_, overrides={"size": 20})
+        record = execute(spec, resume=False)
+        assert record.train.reached
+        assert record.kernels.dispatched["linear.matmul"].keys() == {impl}
+        found[impl] = record.train.final["error_in_u"].value
+    assert found["triton"] == pytest.approx(found["torch"], abs=1.0)
 
 
 def test_calls_are_counted():

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from suite.plan import expand
+from suite.run import execute
 from tasks.ch04_feed_forward import backprop as task
 
 
@@ -11,13 +13,41 @@ def problem(starts, widths, n=5, seed=0):
     return params, x, torch.rand(starts, n, widths[-1], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu"])
 @pytest.mark.parametrize("widths", [(3, 2), (3, 4, 1), (2, 5, 4, 3, 2)])
 @pytest.mark.parametrize("method", ["manual", "differences"])
 def test_gradients_agree_with_autograd(activation, widths, method):
     given = problem(3, widths)
     found, truth = task.GRADIENTS[method](*given, activation), task.autograd(*given, activation)
     torch.testing.assert_close(found, truth, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("impl", ["torch", "reference", "triton"])
+def test_one_op_for_the_hidden_layers_of_all_starts_has_their_gradients(impl):
+    params, x, t = problem(3, (2, 5, 1))
+    given = (params, x[:1].expand(3, -1, -1), t, "relu")
+    torch.testing.assert_close(task.fused(*given, impl=impl), task.manual(*given))
+
+
+def test_one_op_is_for_one_hidden_layer_of_relus():
+    with pytest.raises(ValueError, match="one hidden layer of 'relu', got 'tanh'"):
+        task.fused(*problem(1, (2, 3, 1)), "tanh")
+
+
+def test_a_run_comes_to_the_same_in_every_implementation():
+    """End to end, with the kernel interpreted: metrics, and a record of what computed them."""
+    finals = {}
+    for impl in ("torch", "reference", "triton"):
+        given = {"profile": "smoke", "variants": ["fused"], "impls": [impl]}
+        few = {"starts": 3, "updates": 4, "rows": 2}
+        (spec,) = expand(["ch04.backprop"], **given, overrides=few)
+        record = execute(spec, resume=False)
+        assert record.kernels.dispatched.keys() == {"linear.linear"}
+        assert record.kernels.dispatched["linear.linear"].keys() == {impl}
+        finals[impl] = {k: v.value for k, v in record.train.final.items()}
+        assert finals[impl]["gradient_error"] < 1e-12
+    assert finals["reference"] == pytest.approx(finals["torch"], abs=1e-12)
+    assert finals["triton"] == pytest.approx(finals["torch"], abs=1e-12)
 
 
 def test_one_neuron_by_hand():
@@ -66,7 +96,8 @@ def test_the_digits_check_of_each_method():
     torch.manual_seed(0)
     images, y = torch.randint(256, (16, 1, 4, 4)), torch.arange(16) % 10
     for method in task.GRADIENTS:
-        cfg = task.Config(gradient=method, digits_hidden=3, batch_size=16)
+        activation = "relu" if method == "fused" else "tanh"
+        cfg = task.Config(gradient=method, activation=activation, digits_hidden=3, batch_size=16)
         got = task.checked(cfg, images, y)
         assert got["gradient_error"] < 1e-6
         assert (got["cost_ratio"] > 100) == (method == "differences")
