@@ -6,7 +6,7 @@
 | PyTorch Tensors; Tensor Init, Attributes and Operations | `tensors_autograd` |
 | Gradients in PyTorch | `tensors_autograd` |
 | The PyTorch nn Module | `tensors_autograd`; `mnist_mlp` builds its classifier from it |
-| PyTorch Datasets and Dataloaders | not covered yet |
+| PyTorch Datasets and Dataloaders | `dataloader` |
 | Building the MNIST Classifier in PyTorch | `mnist_mlp` |
 """
 
