@@ -58,7 +58,7 @@ gpu: $(STAMP)
 # Every case of every kernel with every provider that runs here, then the engine's own overhead.
 bench: $(STAMP)
 	$(SUITE) bench kernels --store $(STORE)
-	$(BIN)/python -m pytest tests/bench/test_engine.py --benchmark-only -n 0
+	$(BIN)/python -m pytest tests/bench/test_engine.py tests/bench/test_loaders.py --benchmark-only -n 0
 	$(SUITE) report --store $(STORE)
 
 clean:

@@ -3,10 +3,10 @@
 | section | task |
 |---|---|
 | Introduction to PyTorch; Installing PyTorch | prose, nothing to run |
-| PyTorch Tensors; Tensor Init, Attributes and Operations | not covered yet |
-| Gradients in PyTorch | not covered yet |
-| The PyTorch nn Module | `mnist_mlp` builds its classifier from it |
-| PyTorch Datasets and Dataloaders | not covered yet |
+| PyTorch Tensors; Tensor Init, Attributes and Operations | `tensors_autograd` |
+| Gradients in PyTorch | `tensors_autograd` |
+| The PyTorch nn Module | `tensors_autograd`; `mnist_mlp` builds its classifier from it |
+| PyTorch Datasets and Dataloaders | `dataloader` |
 | Building the MNIST Classifier in PyTorch | `mnist_mlp` |
 """
 
