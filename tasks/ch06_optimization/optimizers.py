@@ -1,0 +1,390 @@
+"""Optimisers: SGD, momentum, Nesterov, AdaGrad, RMSProp and Adam on one net.
+
+Sections "Momentum-Based Optimization", "Learning Rate Adaptation" and "The Philosophy Behind
+Optimizer Selection". The net is 784-256-256-10 with ReLU; every optimiser has the rate of the
+book's listing: 0.01, momentum 0.9 where there is one, 1e-3 for Adam. The listing's 0.01 is
+`rmsprop_listing`; `rmsprop` has the usual 1e-3.
+
+The book's figure 6-9: SGD needs nearly 18,000 minibatches to get to a cost of 0.1, momentum just
+over 2,000. `steps_to_cost` is that number: updates until the loss over the training set is at
+`cost`, interpolated between the evaluations, which come after every pass; it is missing where the
+loss was never there. Time is counted in updates and not in seconds, so that it is the same on
+every machine; an update of Adam costs a few more operations on each weight than one of SGD.
+`median_accuracy` is the median of the last three test accuracies.
+
+The code behind the book's comparison, in all of its editions, puts a ReLU on the logits as well
+(`relu_logits`). A logit that is negative for every image has no gradient any more: its class is
+dead, and `dead_classes` counts those whose output is zero for all training images. Which ones die
+is the luck of the start, and it swamps what the optimiser does: the Japanese edition's plot has SGD
+at 0.77 and momentum at 0.98, and a reader's run of the first edition's code SGD at 0.981 and
+momentum at 0.868, which is the accuracy of a net that has lost one digit.
+
+Departures: batches of 100, as in the first edition, whose figure the second repeats; PyTorch's own
+initialisation. Offline profiles use scikit-learn's 8x8 digits in batches of 32 and a net of half
+the width.
+
+Shapes: B batch, D pixels, K classes.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from suite.fit import fit
+from suite.space import Choice, Range
+from suite.task import Claim, Target, Task, unknown
+
+LAST = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "mnist"
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    relu_logits: bool = False
+    hidden: int = 256
+    batch_size: int = 100
+    epochs: int = 45
+    cost: float = 0.1
+
+
+OPTIMIZERS: dict[str, Callable[[Any, Config], torch.optim.Optimizer]] = {
+    "sgd": lambda p, cfg: torch.optim.SGD(p, cfg.lr),
+    "momentum": lambda p, cfg: torch.optim.SGD(p, cfg.lr, momentum=cfg.momentum),
+    "nesterov": lambda p, cfg: torch.optim.SGD(p, cfg.lr, momentum=cfg.momentum, nesterov=True),
+    "adagrad": lambda p, cfg: torch.optim.Adagrad(p, cfg.lr),
+    "rmsprop": lambda p, cfg: torch.optim.RMSprop(p, cfg.lr, alpha=0.99),
+    "adam": lambda p, cfg: torch.optim.Adam(p, cfg.lr),
+}
+
+
+def optimizer_of(cfg: Config, parameters: Any) -> torch.optim.Optimizer:
+    if cfg.optimizer not in OPTIMIZERS:
+        raise unknown("optimizer", cfg.optimizer, OPTIMIZERS)
+    return OPTIMIZERS[cfg.optimizer](parameters, cfg)
+
+
+def network(n_pixels: int, hidden: int, relu_logits: bool) -> nn.Sequential:
+    """Pixels x_BD to logits_BK, which a last ReLU keeps from being negative if asked for."""
+    return nn.Sequential(
+        nn.Linear(n_pixels, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 10),
+        nn.ReLU() if relu_logits else nn.Identity(),
+    )
+
+
+def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(model(x_BD), y_B)
+
+
+def dead_classes(logits_BK: torch.Tensor) -> list[int]:
+    """The classes whose output is exactly zero for every image."""
+    dead: list[int] = (logits_BK == 0).all(0).nonzero()[:, 0].tolist()
+    return dead
+
+
+def first_below(steps: list[int], costs: list[float], level: float) -> float | None:
+    """The step at which ``costs`` first falls to ``level``, linear in between; None if never."""
+    below = next((i for i, c in enumerate(costs) if c <= level), None)
+    if not below:
+        return None if below is None else float(steps[0])
+    (s0, s1), (c0, c1) = steps[below - 1 : below + 1], costs[below - 1 : below + 1]
+    return s0 + (s1 - s0) * (c0 - level) / (c0 - c1)
+
+
+def recall(logits_BK: torch.Tensor, y_B: torch.Tensor) -> list[float]:
+    """For each class the share of its images that are recognised."""
+    right_B = (logits_BK.argmax(1) == y_B).double()
+    return [float(right_B[y_B == k].mean()) for k in range(logits_BK.shape[1])]
+
+
+def draw_curves(
+    history: list[list[float]], level: float, recalls: Any, dead: Any, name: str
+) -> Any:
+    """Cost and test accuracy update by update, and which digits are recognised in the end."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    steps, costs, accuracies = np.array(history).T
+    left.semilogy(steps, costs, "o-", ms=3, color="#0072B2")
+    left.axhline(level, color="#D55E00", ls="--", lw=1, label=f"cost {level:g}")
+    left.set(xlabel="updates", ylabel="training loss in nats")
+    left.legend(fontsize=8)
+    middle.plot(steps, accuracies, "o-", ms=3, color="#0072B2")
+    middle.set(xlabel="updates", ylabel="test accuracy", ylim=(0, 1.02))
+    for axes in (left, middle):
+        axes.grid(alpha=0.3, which="both")
+    digits = np.arange(len(recalls))
+    right.bar(digits, recalls, color="#56B4E9")
+    for i, k in enumerate(dead):
+        right.axvspan(
+            k - 0.5, k + 0.5, color="#D55E00", alpha=0.3, lw=0, label="" if i else "dead class"
+        )
+    right.set(xlabel="digit", ylabel="share recognised", xticks=digits, ylim=(0, 1.02))
+    if dead:
+        right.legend(fontsize=8, loc="lower right")
+    figure.suptitle(name)
+    return figure
+
+
+def named(cfg: Config) -> str:
+    return f"{cfg.optimizer}, rate {cfg.lr:g}" + ", ReLU on the logits" * cfg.relu_logits
+
+
+def run(cfg: Config, ctx: Any) -> Any:
+    source = ctx.data(cfg.data)
+    (x, y), (x_test, y_test) = source.train, source.test
+    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    model = network(x.shape[1], cfg.hidden, cfg.relu_logits).to(ctx.device)
+    optimizer = optimizer_of(cfg, model.parameters())
+
+    def accuracy() -> float:
+        return float((model(x_test).argmax(1) == y_test).float().mean())
+
+    with torch.no_grad():
+        history = [[0, float(loss(model, x, y)), accuracy()]]
+    start = ctx.keep(model=model, optimizer=optimizer, history=history)
+    per_epoch = -(-len(x) // cfg.batch_size)
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        logits_BK = model(x)
+        cost = float(F.cross_entropy(logits_BK, y))
+        history.append([len(history) * per_epoch, cost, accuracy()])
+        steps, costs, accuracies = (list(column) for column in zip(*history, strict=True))
+        found = {
+            "cost": cost,
+            "test_accuracy": accuracies[-1],
+            "median_accuracy": statistics.median(accuracies[1:][-LAST:]),
+            "dead_classes": len(dead_classes(logits_BK)),
+        }
+        reached = first_below(steps, costs, cfg.cost)
+        if reached is not None:
+            found |= {"steps_to_cost": reached, "log10_steps_to_cost": math.log10(reached)}
+        return found
+
+    yield
+    yield from fit(
+        model,
+        (x, y),
+        loss,
+        evaluate,
+        optimizer,
+        epochs=cfg.epochs,
+        batch_size=cfg.batch_size,
+        start=start,
+    )
+    with torch.no_grad():
+        recalls, dead = recall(model(x_test), y_test), dead_classes(model(x))
+    ctx.figure("curves", lambda: draw_curves(history, cfg.cost, recalls, dead, named(cfg)))
+
+
+LITTLE = {"data": "digits", "batch_size": 32}
+# In an epoch.
+UPDATES = {"laptop": 45, "paper": 600}
+PLAIN = ("adam", "momentum", "nesterov", "adagrad", "rmsprop", "rmsprop_listing")
+
+TRANSLATED = "read in a translation of the 2nd edition"
+MOMENTUM = f"chapter 6, Momentum-Based Optimization, {TRANSLATED}"
+FIGURE = f"{MOMENTUM}, figure 6-9: nearly 18,000 updates without momentum, just over 2,000 with it"
+ADAPTIVE = f"chapter 6, Learning Rate Adaptation, {TRANSLATED}"
+CODE = "the code of the book's Japanese edition, chapter 4, which has a ReLU on the logits"
+LEVEL = (
+    "the level at which speed is compared; 5 seeds from 1000 end at 0.972 or more, SGD at 0.914 at "
+    "most. Half of the epochs reach it too: the claims judge the speed"
+)
+FAR_LEVEL = (
+    "what the chapter's net should reach on MNIST with each of them, this project's contract; the "
+    "book gives no accuracy"
+)
+
+# Variant, epochs, profile.
+DEADLINES = (
+    *((v, 12, "laptop") for v in ("momentum", "nesterov")),
+    *((v, 6, "laptop") for v in ("adagrad", "rmsprop", "adam")),
+    *((v, 20, "paper") for v in PLAIN[:-1]),
+)
+
+
+TASK = Task(
+    config=Config(),
+    run=run,
+    sections=(
+        "Momentum-Based Optimization",
+        "Learning Rate Adaptation",
+        "The Philosophy Behind Optimizer Selection",
+    ),
+    profiles={
+        "smoke": {**LITTLE, "hidden": 32, "epochs": 4, "cost": 2.295},
+        "laptop": {**LITTLE, "epochs": 30, "cost": 0.6},
+        "paper": {},
+    },
+    variants={
+        "adam": {"optimizer": "adam", "lr": 1e-3},
+        "sgd": {},
+        "momentum": {"optimizer": "momentum"},
+        "nesterov": {"optimizer": "nesterov"},
+        "adagrad": {"optimizer": "adagrad"},
+        "rmsprop": {"optimizer": "rmsprop", "lr": 1e-3},
+        "rmsprop_listing": {"optimizer": "rmsprop"},
+        "sgd_relu": {"relu_logits": True},
+        "momentum_relu": {"optimizer": "momentum", "relu_logits": True},
+        "adam_relu": {"optimizer": "adam", "lr": 1e-3, "relu_logits": True},
+    },
+    targets={
+        "smoke": {
+            "adam": Target(
+                "median_accuracy",
+                0.65,
+                "max",
+                "calibrated: 20 seeds from 1000, worst 0.689; half-way at most 0.646",
+            )
+        },
+        "laptop": dict.fromkeys(PLAIN, Target("median_accuracy", 0.95, "max", LEVEL)),
+        "paper": dict.fromkeys(PLAIN, Target("median_accuracy", 0.98, "max", FAR_LEVEL)),
+    },
+    claims=(
+        Claim(
+            "momentum is at the target in fewer updates than SGD",
+            "steps_to_target",
+            left="momentum",
+            right="sgd",
+            mode="min",
+            source=FIGURE,
+        ),
+        Claim(
+            "momentum gets to the cost in a sixth of SGD's updates",
+            "log10_steps_to_cost",
+            left="momentum",
+            right="sgd",
+            mode="min",
+            margin=math.log10(6),
+            source=f"{FIGURE}; a sixth, and 0.6 for the cost on the digits, are this project's "
+            "contract",
+        ),
+        Claim(
+            "momentum gets to a cost of 0.1 in just over 2,000 updates: fewer than 3,000",
+            "steps_to_cost",
+            left="momentum",
+            right=3000,
+            mode="min",
+            profiles=("paper",),
+            source=FIGURE,
+        ),
+        Claim(
+            "SGD gets to a cost of 0.1 in nearly 18,000 updates",
+            "steps_to_cost",
+            left="sgd",
+            right=18_000,
+            mode="min",
+            profiles=("paper",),
+            source=FIGURE,
+            note="It takes 23,700 (seed 1000), for the loss over all 60,000 images; the figure's "
+            "cost is of single minibatches, some of which are below 0.1 well before. Momentum is "
+            "later by the same share, with 2,500, so the book's factor of nine comes back.",
+        ),
+        Claim(
+            "SGD at 0.01 is short of 95 % after 30 epochs",
+            "median_accuracy",
+            left="sgd",
+            right=0.95,
+            mode="min",
+            profiles=("laptop",),
+            source=f"{MOMENTUM}: plain SGD is slow; the figure is this project's contract",
+        ),
+        *(
+            Claim(
+                f"{variant} is at the target within {epochs} epochs",
+                "steps_to_target",
+                left=variant,
+                right=epochs * UPDATES[profile] + 1,
+                mode="min",
+                profiles=(profile,),
+                source="this project's contract, calibrated on the digits; the book has no figure",
+            )
+            for variant, epochs, profile in DEADLINES
+        ),
+        Claim(
+            "Nesterov's momentum is at the target in fewer updates than momentum",
+            "steps_to_target",
+            left="nesterov",
+            right="momentum",
+            mode="min",
+            source=f"{MOMENTUM}: it seems to change its velocity more responsively, but whether "
+            "that helps with minibatches is unclear",
+            note="Unclear indeed: on the digits 3 of 5 seeds from 1000 gain an epoch, 2 tie, and "
+            "five pairs prove a gain only where all five show it.",
+        ),
+        Claim(
+            "Adam is at the target in fewer updates than momentum",
+            "steps_to_target",
+            left="adam",
+            right="momentum",
+            mode="min",
+            source=f"{ADAPTIVE}: Adam combines RMSProp with momentum more effectively",
+        ),
+        Claim(
+            "at the same rate of 0.01 RMSProp ends at a lower cost than AdaGrad",
+            "cost",
+            left="rmsprop_listing",
+            right="adagrad",
+            mode="min",
+            source=f"{ADAPTIVE}: AdaGrad tends to lower its rates too early, which RMSProp undoes",
+        ),
+        Claim(
+            "a ReLU on the logits costs momentum five points of accuracy",
+            "median_accuracy",
+            left="momentum",
+            right="momentum_relu",
+            mode="max",
+            margin=0.05,
+            source=f"{CODE}; five points are this project's contract",
+        ),
+        Claim(
+            "a ReLU on the logits costs Adam five points of accuracy",
+            "median_accuracy",
+            left="adam",
+            right="adam_relu",
+            mode="max",
+            margin=0.05,
+            source=f"{CODE}; five points are this project's contract",
+        ),
+        Claim(
+            "a ReLU on the logits leaves dead classes behind",
+            "dead_classes",
+            left="momentum_relu",
+            right="momentum",
+            mode="max",
+            source=f"{CODE}: a logit that is never positive has no gradient",
+        ),
+        Claim(
+            "with the ReLU on the logits momentum is 20 points ahead of SGD",
+            "median_accuracy",
+            left="momentum_relu",
+            right="sgd_relu",
+            mode="max",
+            margin=0.2,
+            source=f"{CODE}: its plot has SGD at 0.77 and momentum at 0.98 on validation images",
+            note="On the digits it is ahead with 5 of 5 seeds from 1000, but by 8 to 24 points; "
+            "neither is any good: which classes die decides, and a run of the first edition's code "
+            "on MNIST has it the other way round, SGD at 0.981 and momentum at 0.868.",
+        ),
+    ),
+    sweep={
+        "optimizer": Choice(tuple(OPTIMIZERS)),
+        "lr": Range(1e-4, 1.0, log=True),
+        "relu_logits": Choice((False, True)),
+    },
+)

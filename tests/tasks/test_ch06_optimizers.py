@@ -1,0 +1,97 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tasks.ch06_optimization import optimizers as task
+
+
+def one_step(name, start, gradient, steps=2, **changes):
+    w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+    optimizer = task.optimizer_of(replace(task.Config(), optimizer=name, **changes), [w])
+    for _ in range(steps):
+        w.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+    return w.detach().tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        # How far two steps on the same gradient g = 2 go, in units of the rate.
+        ("sgd", 2 + 2),
+        ("momentum", 2 + (0.9 * 2 + 2)),
+        ("nesterov", (2 + 0.9 * 2) + (2 + 0.9 * (0.9 * 2 + 2))),
+        ("adagrad", 1 + 2 / math.sqrt(4 + 4)),
+        ("rmsprop", 2 / math.sqrt(0.01 * 4) + 2 / math.sqrt(0.99 * 0.01 * 4 + 0.01 * 4)),
+        ("adam", 1 + 1),
+    ],
+)
+def test_two_updates_are_those_of_the_chapters_formulas(name, way):
+    (w,) = one_step(name, [1.0], [2.0])
+    assert w == pytest.approx(1 - 0.01 * way, abs=1e-7)
+
+
+def test_an_unknown_optimizer_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"'adamw'; did you mean 'adam'\? Allowed: adagrad"):
+        one_step("adamw", [1.0], [2.0])
+
+
+def test_the_net_is_the_books_and_the_last_relu_is_optional():
+    torch.manual_seed(0)
+    model = task.network(784, 256, relu_logits=False)
+    sizes = [tuple(p.shape) for p in model.parameters() if p.dim() == 2]
+    assert sizes == [(256, 784), (256, 256), (10, 256)]
+    x_BD = torch.randn(50, 784)
+    clipped = task.network(784, 256, relu_logits=True)
+    clipped.load_state_dict(model.state_dict())
+    torch.testing.assert_close(clipped(x_BD), model(x_BD).clamp(min=0))
+
+
+def test_a_dead_class_has_no_gradient():
+    torch.manual_seed(1)
+    model = task.network(6, 8, relu_logits=True)
+    x_BD, y_B = torch.rand(40, 6), torch.arange(10).repeat(4)
+    with torch.no_grad():
+        model[4].bias[3] = -100
+        model[4].bias[5] = 100
+    task.loss(model, x_BD, y_B).backward()
+    assert 3 in task.dead_classes(model(x_BD))
+    assert 5 not in task.dead_classes(model(x_BD))
+    assert not model[4].weight.grad[3].any()
+    assert model[4].weight.grad[5].any()
+
+
+@pytest.mark.parametrize(
+    ("costs", "expected"),
+    [
+        ([2.0, 1.0, 0.5], 20.0),
+        ([2.0, 1.5, 0.5], 25.0),
+        ([0.9, 0.1, 0.0], 0.0),
+        ([2, 1.5, 1.1], None),
+    ],
+)
+def test_the_crossing_is_interpolated(costs, expected):
+    assert task.first_below([0, 20, 30], costs, 1.0) == (
+        expected if expected != 20.0 else pytest.approx(20.0)
+    )
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=2, max_size=20), st.floats(0.01, 3))
+@settings(max_examples=100, deadline=None)
+def test_the_crossing_lies_between_the_last_above_and_the_first_below(costs, level):
+    at = task.first_below(list(range(len(costs))), costs, level)
+    if min(costs) > level:
+        assert at is None
+    else:
+        first = next(i for i, c in enumerate(costs) if c <= level)
+        assert max(0, first - 1) <= at <= first
+
+
+def test_recall_is_the_share_of_each_class():
+    logits_BK = nn.functional.one_hot(torch.tensor([0, 0, 1, 2]), 3).float()
+    assert task.recall(logits_BK, torch.tensor([0, 1, 1, 2])) == [1.0, 0.5, 1.0]
