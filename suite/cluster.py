@@ -55,6 +55,7 @@ DEFAULT_PORT = {"": 6379, "ray://": 10001}
 SHIPPED = ("suite", "kernels", "tasks")
 FORWARDED = ("SUITE_DATA", "SUITE_OFFLINE", "TRITON_INTERPRET", "PYTHONPATH")
 OBJECT_STORE_BYTES = 100_000_000
+SHARE = "SUITE_CLUSTER_SHARE"
 
 # Ray's own words reach a user through its log files; these keep them from the terminal, and an
 # out-of-memory task from being tried for ever.
@@ -401,6 +402,7 @@ class Slot:
         os.environ["OMP_NUM_THREADS"] = str(cpus)
         self.problem = _problem(uri, probe, versions)
         self.uri, self.folder = uri, _own_folder("slot")
+        os.environ.update(_share_here())
         self.worker = self._start()
         self.heard_s, self.fenced = time.monotonic(), False
         threading.Thread(target=self._watch, daemon=True).start()
@@ -503,10 +505,12 @@ class Resources:
 
     def of(self, spec: Spec) -> Needs:
         """What a run takes of a node."""
-        own = find(spec.task).needs.get(spec.profile, Needs())
+        own = find(spec.task).needs_of(spec.profile, spec.config())
         gpus = own.gpus if self.gpus is None else self.gpus
         on_gpu = spec.device.startswith("cuda")
-        return Needs(self.cpus or own.cpus, gpus if on_gpu else 0.0)
+        if own.actors and self.exclusive:
+            raise ValueError(f"{spec} has Ray actors beside it, so it cannot have a node alone")
+        return Needs(self.cpus or own.cpus, gpus if on_gpu else 0.0, own.actors)
 
 
 def backend(cluster: Cluster, resources: Resources) -> Backend:
@@ -526,13 +530,25 @@ def backend(cluster: Cluster, resources: Resources) -> Backend:
 def require(cluster: Cluster, needs: Needs, what: str) -> None:
     """Raise ValueError when no node has, or may come to have, what a run needs."""
     nodes = cluster.nodes()
-    if any(_fits(node, needs) for node in nodes):
+    if _room(nodes, needs):
         return
     to_come = cluster.to_come()
-    if to_come.get("CPU", 0) >= needs.cpus and to_come.get("GPU", 0) >= needs.gpus:
+    cpus = needs.cpus + needs.actors
+    if to_come.get("CPU", 0) >= cpus and to_come.get("GPU", 0) >= needs.gpus:
         return
     have = "; ".join(f"{n.address} {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
-    raise ValueError(f"{what} needs {needs} on one node; the cluster has: {have or 'no node'}")
+    beside = f", and {needs.actors} more for its Ray actors" if needs.actors else ""
+    raise ValueError(
+        f"{what} needs {needs} on one node{beside}; the cluster has: {have or 'no node'}"
+    )
+
+
+def _room(nodes: list[Node], needs: Needs) -> int:
+    """How many runs of these needs the nodes have room for, with the actors of each."""
+    room = sum(_fits(node, needs) for node in nodes)
+    if not needs.actors:
+        return room
+    return min(room, int(sum(node.cpus for node in nodes) // (needs.cpus + needs.actors)))
 
 
 def _fits(node: Node, needs: Needs) -> int:
@@ -545,13 +561,15 @@ def _fits(node: Node, needs: Needs) -> int:
 class _Seat:
     """A slot as the driver sees it: its actor, the call under way, and its node once it is there.
 
-    ``began_s`` and ``draft`` are those of its run.
+    ``group`` reserves its share of the cluster where that is on several nodes; ``began_s`` and
+    ``draft`` are those of its run.
     """
 
     needs: Needs
     actor: Any
     call: Any
     pinned: str = ""
+    group: Any = None
     node: str = ""
     lease: Lease | None = None
     began_s: float = 0.0
@@ -662,7 +680,7 @@ class _Driver:
         if self.resources.exclusive:
             taken = {s.pinned for s in held}
             return [n.id for n in able if n.id not in taken]
-        room = sum(_fits(n, needs) for n in able)
+        room = _room(list(self.nodes.values()), needs)
         if self.autoscales:
             room = max(room, AUTOSCALED_SLOTS)
         elsewhere = self._away_from_driver(able)
@@ -681,18 +699,24 @@ class _Driver:
         if self.resources.exclusive:
             cpus = self.nodes[node_id].cpus
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": needs.gpus, "max_restarts": 0}
-        if node_id:
+        avoided = ",".join(sorted(self.left_out | self.suspects))
+        elsewhere = {"ray.io/node-id": f"!in({avoided})"} if avoided else {}
+        group = None
+        if needs.actors:
+            there = {"ray.io/node-id": node_id} if node_id else elsewhere
+            group = _reserved(needs, there, elsewhere)
+            options["scheduling_strategy"] = _in(group, 0)
+        elif node_id:
             options["scheduling_strategy"] = _on(node_id)
-        elif avoided := self.left_out | self.suspects:
-            names = ",".join(sorted(avoided))
-            options["label_selector"] = {"ray.io/node-id": f"!in({names})"}
+        elif elsewhere:
+            options["label_selector"] = elsewhere
         # The second thread is for ``stop``, which must not wait for an exchange to end.
         slot: Any = ray.remote(Slot)
         actor = slot.options(max_concurrency=2, **options).remote(
             self.uri, int(cpus), self.probe, self.versions
         )
         name = f"slot-{next(self.names)}"
-        self.seats[name] = _Seat(needs, actor, actor.hello.remote(), node_id)
+        self.seats[name] = _Seat(needs, actor, actor.hello.remote(), node_id, group)
 
     def _release(self) -> None:
         """End idle slots that hold what runs of other needs wait for."""
@@ -867,8 +891,11 @@ class _Driver:
         import ray
 
         self.dispatcher.lose(name)
+        seat = self.seats.pop(name)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(self.seats.pop(name).actor)
+            ray.kill(seat.actor)
+            if seat.group is not None:
+                ray.util.remove_placement_group(seat.group)
 
     def _end(self, stopped: bool) -> None:
         """End all slots; when stopped, runs under way get their grace to write a snapshot."""
@@ -887,6 +914,85 @@ def _on(node_id: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _reserved(needs: Needs, where: dict[str, str], elsewhere: dict[str, str]) -> Any:
+    """Room for a slot and the actors of its run, all of it or none.
+
+    Slots that held a core each while they waited for their actors' could wait for one another.
+    """
+    from ray.util import placement_group
+
+    own = {"CPU": float(needs.cpus)} | ({"GPU": needs.gpus} if needs.gpus else {})
+    selectors = [where] + [elsewhere] * needs.actors
+    return placement_group(
+        [own] + [{"CPU": 1.0}] * needs.actors,
+        strategy="PACK",
+        bundle_label_selector=selectors if where or elsewhere else None,
+    )
+
+
+def _in(group: Any, bundle: int) -> Any:
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
+
+
+def _share_here() -> dict[str, str]:
+    """What a worker process of this slot must know to start actors: empty where it may not."""
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    if group is None:
+        return {}
+    address, here = ray.get_runtime_context().gcs_address, ray.util.get_node_ip_address()
+    return {SHARE: f"{address} {here} {group.id.hex()} {group.bundle_count - 1}"}
+
+
+@contextlib.contextmanager
+def actors(count: int) -> Iterator[list[dict[str, Any]]]:
+    """Be connected to the cluster that a run was placed on, to start actors of its own.
+
+    They end with the block, and with the process however that ends.
+
+    Args:
+        count: how many actors.
+
+    Yields:
+        For each actor the options that give it its own reserved core, for
+        ``ray.remote(...).options``.
+
+    Raises:
+        ValueError: the run was given no room for so many, or is on no cluster.
+        ClusterError: the cluster does not answer.
+    """
+    address, node_ip, group_id, room = os.environ.get(SHARE, "   0").split(" ")
+    if count > int(room):
+        raise ValueError(f"{count} Ray actors, and room for {room}: a run starts them on a cluster")
+    with _environment(_settings(private=False, verbose=False)), _signals_kept():
+        import ray
+        from ray.util.placement_group import PlacementGroup
+
+        settings = {"_node_ip_address": node_ip, **_reporting(False)}
+        try:
+            ray.init(address=address, **settings)
+        except (RuntimeError, ConnectionError, ValueError, TimeoutError) as error:
+            raise ClusterError(f"no Ray cluster could be joined at {address}: {error}") from error
+    try:
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(group_id))
+        own: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0}
+        yield [{**own, "scheduling_strategy": _in(group, n + 1)} for n in range(count)]
+    finally:
+        with _signals_kept():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep Ray from taking over SIGTERM, on which a run writes its snapshot."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def _advice(uri: str) -> str:
