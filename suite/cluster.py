@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -23,6 +24,8 @@ DEFAULT_PORT = {"": 6379, "ray://": 10001}
 SHIPPED = ("suite", "kernels", "tasks")
 FORWARDED = ("SUITE_DATA", "SUITE_OFFLINE", "TRITON_INTERPRET", "PYTHONPATH")
 OBJECT_STORE_BYTES = 100_000_000
+# Where a run finds what its slot reserved for actors of its own.
+SHARE = "SUITE_CLUSTER_SHARE"
 
 # Ray's own words reach a user through its log files; these keep them from the terminal, and an
 # out-of-memory task from being tried for ever.
@@ -342,6 +345,59 @@ def _runtime_env() -> dict[str, Any]:
     shipped = [str(root / name) for name in SHIPPED if (root / name).is_dir()]
     env_vars = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     return {"py_modules": shipped, "env_vars": env_vars}
+
+
+@contextlib.contextmanager
+def actors(count: int) -> Iterator[list[dict[str, Any]]]:
+    """Be connected to the cluster that a run was placed on, to start actors of its own.
+
+    They end with the block, and with the process however that ends.
+
+    Args:
+        count: how many actors.
+
+    Yields:
+        For each actor the options that give it its own reserved core, for
+        ``ray.remote(...).options``.
+
+    Raises:
+        ValueError: the run was given no room for so many, or is on no cluster.
+        ClusterError: the cluster does not answer.
+    """
+    address, node_ip, group_id, room = os.environ.get(SHARE, "   0").split(" ")
+    if count > int(room):
+        raise ValueError(f"{count} Ray actors, and room for {room}: a run starts them on a cluster")
+    with _environment(_settings(private=False, verbose=False)), _signals_kept():
+        import ray
+        from ray.util.placement_group import PlacementGroup
+
+        settings = {"_node_ip_address": node_ip, **_reporting(False)}
+        try:
+            ray.init(address=address, **settings)
+        except (RuntimeError, ConnectionError, ValueError, TimeoutError) as error:
+            raise ClusterError(f"no Ray cluster could be joined at {address}: {error}") from error
+    try:
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(group_id))
+        own: dict[str, Any] = {"num_cpus": 1, "num_gpus": 0}
+        yield [{**own, "scheduling_strategy": in_bundle(group, n + 1)} for n in range(count)]
+    finally:
+        with _signals_kept():
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep Ray from taking over SIGTERM, on which a run writes its snapshot."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def in_bundle(group: Any, bundle: int) -> Any:
+    """The scheduling strategy of what is to take one reserved share of a cluster."""
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    return PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
 
 
 def own_node() -> str:

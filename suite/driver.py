@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from suite.cluster import Cluster, ClusterError, Node, first_line
+from suite.cluster import Cluster, ClusterError, Node, first_line, in_bundle
 from suite.dispatch import Cause, Dispatcher, Lease, Run
 from suite.local import Backend, Campaign, Listener, Stop, stoppable
 from suite.plan import Spec
@@ -53,10 +53,12 @@ class Resources:
 
     def of(self, spec: Spec) -> Needs:
         """What a run takes of a node."""
-        own = find(spec.task).needs.get(spec.profile, Needs())
+        own = find(spec.task).needs_of(spec.profile, spec.config())
         gpus = own.gpus if self.gpus is None else self.gpus
         on_gpu = spec.device.startswith("cuda")
-        return Needs(self.cpus or own.cpus, gpus if on_gpu else 0.0)
+        if own.actors and self.exclusive:
+            raise ValueError(f"{spec} has Ray actors beside it, so it cannot have a node alone")
+        return Needs(self.cpus or own.cpus, gpus if on_gpu else 0.0, own.actors)
 
 
 def backend(cluster: Cluster, resources: Resources) -> Backend:
@@ -76,13 +78,25 @@ def backend(cluster: Cluster, resources: Resources) -> Backend:
 def require(cluster: Cluster, needs: Needs, what: str) -> None:
     """Raise ValueError when no node has, or may come to have, what a run needs."""
     nodes = cluster.nodes()
-    if any(_fits(node, needs) for node in nodes):
+    if _room(nodes, needs):
         return
     to_come = cluster.to_come()
-    if to_come.get("CPU", 0) >= needs.cpus and to_come.get("GPU", 0) >= needs.gpus:
+    cpus = needs.cpus + needs.actors
+    if to_come.get("CPU", 0) >= cpus and to_come.get("GPU", 0) >= needs.gpus:
         return
     have = "; ".join(f"{n.address} {n.cpus:g} CPUs, {n.gpus:g} GPUs" for n in nodes)
-    raise ValueError(f"{what} needs {needs} on one node; the cluster has: {have or 'no node'}")
+    beside = f", and {needs.actors} more for its Ray actors" if needs.actors else ""
+    raise ValueError(
+        f"{what} needs {needs} on one node{beside}; the cluster has: {have or 'no node'}"
+    )
+
+
+def _room(nodes: list[Node], needs: Needs) -> int:
+    """How many runs of these needs the nodes have room for, with the actors of each."""
+    room = sum(_fits(node, needs) for node in nodes)
+    if not needs.actors:
+        return room
+    return min(room, int(sum(node.cpus for node in nodes) // (needs.cpus + needs.actors)))
 
 
 def _fits(node: Node, needs: Needs) -> int:
@@ -95,13 +109,15 @@ def _fits(node: Node, needs: Needs) -> int:
 class _Seat:
     """A slot as the driver sees it: its actor, the call under way, and its node once it is there.
 
-    ``began_s`` and ``draft`` are those of its run.
+    ``group`` reserves its share of the cluster where that is on several nodes; ``began_s`` and
+    ``draft`` are those of its run.
     """
 
     needs: Needs
     actor: Any
     call: Any
     pinned: str = ""
+    group: Any = None
     node: str = ""
     lease: Lease | None = None
     began_s: float = 0.0
@@ -212,7 +228,7 @@ class _Driver:
         if self.resources.exclusive:
             taken = {s.pinned for s in held}
             return [n.id for n in able if n.id not in taken]
-        room = sum(_fits(n, needs) for n in able)
+        room = _room(list(self.nodes.values()), needs)
         if self.autoscales:
             room = max(room, AUTOSCALED_SLOTS)
         elsewhere = self._away_from_driver(able)
@@ -231,18 +247,24 @@ class _Driver:
         if self.resources.exclusive:
             cpus = self.nodes[node_id].cpus
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": needs.gpus, "max_restarts": 0}
-        if node_id:
+        avoided = ",".join(sorted(self.left_out | self.suspects))
+        elsewhere = {"ray.io/node-id": f"!in({avoided})"} if avoided else {}
+        group = None
+        if needs.actors:
+            there = {"ray.io/node-id": node_id} if node_id else elsewhere
+            group = _reserved(needs, there, elsewhere)
+            options["scheduling_strategy"] = in_bundle(group, 0)
+        elif node_id:
             options["scheduling_strategy"] = _on(node_id)
-        elif avoided := self.left_out | self.suspects:
-            names = ",".join(sorted(avoided))
-            options["label_selector"] = {"ray.io/node-id": f"!in({names})"}
+        elif elsewhere:
+            options["label_selector"] = elsewhere
         # The second thread is for ``stop``, which must not wait for an exchange to end.
         slot: Any = ray.remote(Slot)
         actor = slot.options(max_concurrency=2, **options).remote(
             self.uri, int(cpus), self.probe, self.versions
         )
         name = f"slot-{next(self.names)}"
-        self.seats[name] = _Seat(needs, actor, actor.hello.remote(), node_id)
+        self.seats[name] = _Seat(needs, actor, actor.hello.remote(), node_id, group)
 
     def _release(self) -> None:
         """End idle slots that hold what runs of other needs wait for."""
@@ -417,8 +439,11 @@ class _Driver:
         import ray
 
         self.dispatcher.lose(name)
+        seat = self.seats.pop(name)
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.kill(self.seats.pop(name).actor)
+            ray.kill(seat.actor)
+            if seat.group is not None:
+                ray.util.remove_placement_group(seat.group)
 
     def _end(self, stopped: bool) -> None:
         """End all slots; when stopped, runs under way get their grace to write a snapshot."""
@@ -437,6 +462,22 @@ def _on(node_id: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def _reserved(needs: Needs, where: dict[str, str], elsewhere: dict[str, str]) -> Any:
+    """Room for a slot and the actors of its run, all of it or none.
+
+    Slots that held a core each while they waited for their actors' could wait for one another.
+    """
+    from ray.util import placement_group
+
+    own = {"CPU": float(needs.cpus)} | ({"GPU": needs.gpus} if needs.gpus else {})
+    selectors = [where] + [elsewhere] * needs.actors
+    return placement_group(
+        [own] + [{"CPU": 1.0}] * needs.actors,
+        strategy="PACK",
+        bundle_label_selector=selectors if where or elsewhere else None,
+    )
 
 
 def _advice(uri: str) -> str:

@@ -17,6 +17,7 @@ from suite.dispatch import Dispatcher, Lease, Run
 from suite.plan import Spec
 from suite.record import FINISHED, Placement, Record
 from suite.store import Store
+from suite.task import find
 from suite.worker import GRACE_S, Ended, Job, Strike, Worker, end_all
 
 TIMEOUT_S = {"smoke": 180.0, "laptop": 900.0, "paper": math.inf}
@@ -69,11 +70,14 @@ class Campaign:
             KeyboardInterrupt: after all runs were stopped and their snapshots written.
             OSError: the store cannot be written or the cluster is gone; nothing was started, or
                 all was stopped.
+            ValueError: a run that starts Ray actors, without a cluster.
         """
         return list(self.each(specs, listen))
 
     def each(self, specs: list[Spec], listen: Listener = _silent) -> Iterator[Record]:
         """Like ``run``, one record after another as they come, so that none has to be held."""
+        if self.backend is None:
+            _refuse_actors(specs)
         self.store.check_writable()
         todo: list[Run] = []
         first: dict[str, int] = {}
@@ -127,6 +131,17 @@ class Campaign:
             last = earlier[-1] if earlier else None
             run = Run(spec, last.attempt + 1, last.record_id) if last else Run(spec)
             yield spec, finished[-1] if finished and not self.fresh else None, run
+
+
+def _refuse_actors(specs: list[Spec]) -> None:
+    """Raise ValueError for a run that starts Ray actors: without a cluster there are none."""
+    for spec in specs:
+        field = find(spec.task).actors
+        if field and (count := getattr(spec.config(), field)):
+            raise ValueError(
+                f"{spec}: {field}={count} needs a cluster: add --on ray:2 or --on auto, or set "
+                f"{field}=0 to do all in one process"
+            )
 
 
 def _placement(campaign: Campaign, runs: list[Run], *, inline: bool) -> Placement:

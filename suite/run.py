@@ -466,7 +466,7 @@ def _failure(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, NotFinite):
         return "nan", str(error)
-    if isinstance(error, data.DataMissing | data.DataCorrupt):
+    if isinstance(error, data.DataMissing | data.DataCorrupt | ConnectionError):
         return "infra_error", str(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return "oom", text
@@ -499,7 +499,7 @@ def _envelope(
         timed_to=_target_info(t.timed_to(spec.profile, spec.variant)),
     )
     on_cpu = spec.device == "cpu"
-    loose = "none" if spec.variant in t.nondeterministic else "seeded"
+    exact = spec.variant not in t.nondeterministic and not t.needs_of(spec.profile, cfg).actors
     return {
         "kind": "train",
         "run_id": spec.run_id,
@@ -508,7 +508,7 @@ def _envelope(
         "variant": spec.variant,
         "impl": spec.impl,
         "seed": spec.seed,
-        "determinism": "bitwise" if on_cpu and spec.variant not in t.nondeterministic else loose,
+        "determinism": ("bitwise" if on_cpu else "seeded") if exact else "none",
         "code": code or provenance.code(),
         "env": provenance.env(),
         "nodes": [provenance.node()],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
-from suite.cluster import own_folder, own_node
+from suite.cluster import SHARE, own_folder, own_node
 from suite.dispatch import Cause
 from suite.store import Store
 from suite.worker import GRACE_S, Job, Worker, WorkerDied, end_all
@@ -49,6 +49,7 @@ class Slot:
         os.environ["OMP_NUM_THREADS"] = str(cpus)
         self.problem = problem_of(uri, probe, versions)
         self.uri, self.folder = uri, own_folder("slot")
+        os.environ.update(_share_here())
         self.worker = self._start()
         self.heard_s, self.fenced = time.monotonic(), False
         threading.Thread(target=self._watch, daemon=True).start()
@@ -131,3 +132,14 @@ def problem_of(uri: str, probe: str, versions: dict[str, str]) -> str:
         if found != version:
             return f"task {name} has other code there; bring all nodes to this checkout"
     return ""
+
+
+def _share_here() -> dict[str, str]:
+    """What a worker process of this slot must know to start actors: empty where it may not."""
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    if group is None:
+        return {}
+    address, here = ray.get_runtime_context().gcs_address, ray.util.get_node_ip_address()
+    return {SHARE: f"{address} {here} {group.id.hex()} {group.bundle_count - 1}"}

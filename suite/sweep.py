@@ -186,6 +186,8 @@ def plan(
     wanted = {f: d for f, d in wanted.items() if space is not None or f not in (overrides or {})}
     found = spaces.checked(wanted, t, profile, variant, impl)
     _fit_together(found, overrides or {}, name, search, scheduler, samples, seeds)
+    if t.actors and (t.actors in found or getattr(base.config(), t.actors)):
+        raise ValueError(f"a trial of a sweep has no Ray actors of its own: leave {t.actors} at 0")
     n = _combinations(found) if search == "grid" else samples or SAMPLES
     return Sweep(
         base=base,

@@ -119,12 +119,16 @@ class Needs:
     Attributes:
         cpus: processor cores, which are also its torch threads.
         gpus: GPUs of a run on a GPU; a fraction shares one.
+        actors: Ray actors that it starts, each with one more core on any node.
     """
 
     cpus: int = 1
     gpus: float = 1.0
+    actors: int = 0
 
     def __post_init__(self) -> None:
+        if self.actors < 0:
+            raise ValueError(f"{self.actors} Ray actors: a run starts none or more")
         if self.cpus < 1 or self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ValueError(
                 f"needs of {self.cpus} CPUs and {self.gpus:g} GPUs: give at least one CPU, "
@@ -154,6 +158,8 @@ class Task:
         nondeterministic: variants whose runs do not repeat bit for bit on a CPU, with the reason.
         needs: profile -> what a run takes of a node of a cluster; a core, and a GPU where it runs
             on one, when not given.
+        actors: the config field that says how many Ray actors a run starts beside its own
+            process; such a run needs a cluster, and does not repeat itself bit for bit.
     """
 
     config: Any
@@ -167,6 +173,17 @@ class Task:
     sweep: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     nondeterministic: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Mapping[str, Needs] = dataclasses.field(default_factory=dict)
+    actors: str = ""
+
+    def needs_of(self, profile: str, cfg: Any) -> Needs:
+        """What a run with this config takes of a cluster.
+
+        Raises:
+            ValueError: a negative number of actors.
+        """
+        own = self.needs.get(profile, Needs())
+        actors = getattr(cfg, self.actors) if self.actors else 0
+        return dataclasses.replace(own, actors=actors) if actors else own
 
     def configure(
         self,

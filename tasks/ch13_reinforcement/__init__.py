@@ -9,7 +9,7 @@
 | Pole-Cart with Policy Gradients | not covered yet |
 | Trust-Region Policy Optimization | not covered yet |
 | Proximal Policy Optimization | `ppo` |
-| Q-Learning and Deep Q-Networks | not covered yet |
+| Q-Learning and Deep Q-Networks | `dqn` |
 | Playing Breakout with DQN | not covered yet |
 | Improving and Moving Beyond DQN: DRQN, A3C, UNREAL | not covered yet |
 """

@@ -16,6 +16,7 @@ from suite.cluster import Cluster, ClusterError, Node
 from suite.dispatch import ATTEMPTS, Run
 from suite.driver import Resources
 from suite.local import Campaign
+from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store, StoreError
 from suite.task import Needs
@@ -113,6 +114,92 @@ def family_of_slots():
     """The slots of this process's cluster and their workers."""
     slots = [p for p in descendants(os.getpid()) if "ray::Slot" in command(p)]
     return [*slots, *(p for s in slots for p in descendants(s) if "spawn_main" in command(p))]
+
+
+def crew(variant, seeds=(0,), **overrides):
+    """Specs of the toy whose runs start Ray actors of their own."""
+    return expand(
+        ["ch91.crew"], profile="smoke", variants=[variant], seeds=seeds, overrides=overrides
+    )
+
+
+def the_cluster_is_free(found):
+    """Wait until no actor is left, and every core can be had again."""
+    import ray
+
+    cpus = sum(n.cpus for n in found.nodes())
+    until = time.monotonic() + 120
+    while ray.available_resources().get("CPU", 0) < cpus or actors():
+        assert time.monotonic() < until, (ray.available_resources(), actors())
+        time.sleep(0.1)
+
+
+def actors():
+    named = ("ray::Slot", "ray::Member", "ray::SingleAgent")
+    return [c for p in descendants(os.getpid()) if any(n in (c := command(p)) for n in named)]
+
+
+def test_a_run_has_room_for_its_own_actors_and_leaves_none(ray2, store, tmp_path):
+    """Each takes both cores, so runs that began without room for their actors would hang."""
+    specs = crew("kill_once", seeds=range(2), sign=str(tmp_path / "sign"))
+    records, events = run(ray2, store, specs, attempts=ATTEMPTS)
+    assert [e for e, _, _ in events].count("again") == 1
+    for r in records:
+        assert r.status == "ok", r.status_detail
+        assert r.train.curve["answers"] == [1, 1, 1]
+        assert r.determinism == "none"
+        assert r.artifacts == []
+    the_cluster_is_free(ray2)
+
+
+def test_actors_end_with_a_run_that_is_killed_at_its_limit(ray2, store):
+    [record], _ = run(ray2, store, crew("hang"), timeout_s=1.0)
+    assert record.status == "timeout"
+    the_cluster_is_free(ray2)
+
+
+def test_a_run_with_actors_that_cannot_be_placed_is_refused(ray2, store):
+    with pytest.raises(ValueError, match=r"1 CPU on one node, and 2 more .* 127.0.0.2 1 CPUs"):
+        run(ray2, store, crew("steady", members=2))
+    with pytest.raises(ValueError, match="cannot have a node alone"):
+        run(ray2, store, crew("steady"), Resources(exclusive=True))
+    with pytest.raises(ValueError, match="members=1 needs a cluster"):
+        Campaign(store).run(crew("steady"))
+    with pytest.raises(ValueError, match="none or more"):
+        run(ray2, store, crew("steady", members=-1))
+    with pytest.raises(ValueError, match="1 Ray actors, and room for 0"):
+        cluster.actors(1).__enter__()
+    assert list(store.scan()) == []
+
+
+@pytest.mark.slow
+def test_rllib_plays_on_the_cluster_and_goes_on_when_its_runner_is_killed(ray2, store):
+    [spec] = expand(
+        ["ch13.dqn"],
+        profile="smoke",
+        variants=["rllib"],
+        overrides={"env_runners": 1, "env_steps": 1_280, "eval_every": 128},
+    )
+    killed, rows = [], []
+
+    def listen(event, of, content):
+        if event == "row":
+            rows.append(content)
+        if event == "row" and not killed:
+            for pid in descendants(os.getpid()):
+                if "ray::SingleAgent" in command(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    campaign = Campaign(store, backend=driver.backend(ray2, Resources()))
+    [record] = campaign.run([spec], listen)
+    assert killed
+    assert record.status == "ok", record.status_detail
+    assert record.determinism == "none"
+    # The new runner begins new episodes, so the steps fall a little differently.
+    assert 1_280 - 64 < record.train.curve["step"][-1] <= 1_280
+    assert all(0 < r <= 500 for r in record.train.curve["eval_return"])
+    the_cluster_is_free(ray2)
 
 
 def command(pid):

@@ -127,6 +127,15 @@ def test_an_update_without_a_clip_goes_further(played):
     assert 0 < kl[True] < kl[False] / 2
 
 
+def test_actors_are_rllibs_and_share_the_environments_evenly():
+    configure = task.find("ch13.ppo").configure
+    for variant, count, why in (("rllib", 3, "divide the 8"), ("clip", 1, "--variant rllib")):
+        with pytest.raises(ValueError, match=why):
+            configure("smoke", variant, overrides={"env_runners": count})
+    cfg = configure("smoke", "rllib", overrides={"env_runners": 2})
+    assert task.find("ch13.ppo").needs_of("smoke", cfg).actors == 2
+
+
 def _spec(variant):
     tiny = {"env_steps": 1_024, "eval_every": 256, "eval_episodes": 2}
     return expand(["ch13.ppo"], profile="smoke", variants=[variant], overrides=tiny)[0]
