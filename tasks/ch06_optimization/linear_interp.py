@@ -8,7 +8,9 @@ weights). Compared are
 
 - `book`, the listing: the logits pass through a ReLU, and the rate is 1e-4, so that 40 epochs get
   the loss from 2.30 to 2.13 only. Its "solution" is no minimum of the line: the notebook (2nd
-  edition) prints 2.132 at alpha 0 and the lowest loss, 1.556, at alpha -1.2.
+  edition) prints 2.132 at alpha 0 and the lowest loss, 1.556, at alpha -1.2. Where the lowest
+  loss lies depends on the random net: an earlier stored run of the same listing, with 2.094 at
+  alpha 0, has it (1.791) at -0.73.
 - `slow`: the ReLU removed, the rate kept. `fixed`: the rate is 0.1 as well.
 - `own_start`: `fixed`, from the net's own first weights. `conv`: `fixed`, with two convolutions.
 - `two_solutions`: `fixed`, towards a second net that was trained on the same batches. `matched`:
@@ -19,7 +21,8 @@ weights). Compared are
 The walk goes from alpha 1 to 0. `barrier` is its largest climb, from any point to any later one,
 and `descent` its gain, loss at alpha 1 less loss at 0, less that climb; both as shares of the
 untrained net's loss, so that a net that learned nothing has no barrier and no descent either.
-`argmin` is where of all alphas the loss is lowest, and `beyond` how much lower it is there than at
+`argmin` is where of all alphas the loss is lowest, `argmin_error` how far that is from -1.2, and
+`beyond` how much lower it is there than at
 alpha 0, as such a share too. That, and not `argmin`, says whether the solution is at the bottom:
 once a net is right on all training examples its loss falls wherever its weights grow, so that the
 lowest loss lies somewhat beyond every good solution. The loss is the mean over the first `probed`
@@ -44,6 +47,7 @@ from suite.fit import fit
 from suite.task import Claim, Target, Task
 
 SHOWN_EPOCHS = 6
+PRINTED_ARGMIN = -1.2
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,7 @@ def shape_of(at_A: np.ndarray, curve: list[float], untrained: float) -> dict[str
         "other_loss": float(walk[0]),
         "lowest_loss": float(loss_A[lowest]),
         "argmin": float(at_A[lowest]),
+        "argmin_error": abs(float(at_A[lowest]) - PRINTED_ARGMIN),
         "beyond": float(walk[-1] - loss_A[lowest]) / untrained,
         "barrier": climb(walk) / untrained,
         "descent": float(walk[0] - walk[-1] - climb(walk)) / untrained,
@@ -285,11 +290,11 @@ TASK = Task(
                 "be, with no climb on the way; no figure of the book",
             ),
             "book": Target(
-                "argmin",
-                -1.2,
+                "solution_loss",
+                2.132,
                 "near",
-                f"{NOTEBOOK}: lowest loss 1.556 at alpha -1.2, and 2.132 at alpha 0",
-                tolerance=0.2,
+                f"{NOTEBOOK}: the loss at alpha 0; an earlier stored run has 2.094",
+                tolerance=0.04,
             ),
         },
     },
@@ -328,13 +333,25 @@ TASK = Task(
             "0.1, at alpha 0",
         ),
         Claim(
-            "the listing's solution is not the lowest point of its line",
+            "the listing's solution is not the lowest point of its line: that is 0.1 nats lower",
             "beyond",
             left="book",
-            right=0.1,
+            right=0.1 / 2.3,
             mode="max",
             profiles=("paper",),
-            source=f"{NOTEBOOK}: 1.556 at alpha -1.2 against 2.132 at alpha 0, a quarter of 2.3",
+            source=f"{NOTEBOOK}: 1.556 at alpha -1.2 against 2.132 at alpha 0; an earlier stored "
+            "run: 1.791 at -0.73 against 2.094",
+        ),
+        Claim(
+            "the lowest loss of the listing's line lies at alpha -1.2, give or take 0.2",
+            "argmin_error",
+            left="book",
+            right=0.2,
+            mode="min",
+            profiles=("paper",),
+            source=f"{NOTEBOOK}: 1.556 at alpha -1.2",
+            note="Where the lowest point lies depends on the random net that the line leads to: an "
+            "earlier stored run of the listing has it at -0.73, and seed 1000 here at -0.75.",
         ),
         Claim(
             "the line leads down by more than half of the loss, unlike the listing's",

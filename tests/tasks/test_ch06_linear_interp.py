@@ -54,6 +54,7 @@ def test_the_shape_of_a_curve_by_hand():
     at_A = np.array([-0.5, 0.0, 0.5, 1.0, 1.5])
     got = task.shape_of(at_A, [0.1, 0.4, 0.3, 2.0, 0.05], untrained=2.0)
     assert got["argmin"] == 1.5
+    assert got["argmin_error"] == pytest.approx(2.7)
     assert got["barrier"] == pytest.approx(0.05)
     assert got["descent"] == pytest.approx((2.0 - 0.4 - 0.1) / 2)
     assert got["beyond"] == pytest.approx((0.4 - 0.05) / 2)
