@@ -14,7 +14,8 @@ than a quarter of the learning rate and half of the updates: with the zoo's, see
 250 to 18 within 20,000 steps. A round is 256 steps, of eight environments side by side, and then
 64 updates towards a target network that is copied after them; the last layer starts at zero, so
 an untrained policy is constant. RLlib keeps its own initialisation. DQN is at its best early: of
-20 runs 17 pass 195, the threshold of CartPole-v0, within 12,288 steps, and most then lose it.
+20 runs 17 pass 195, the threshold of CartPole-v0, within 12,288 steps, and most then lose it. In
+50,000 steps seed 1001 reaches 500, and seed 1000 no more than 344.
 
 With `env_runners` = N, RLlib plays in N Ray actors, on other machines if need be, and learns in
 the run's own process: `--variant rllib --on ray:2 --set env_runners=1`. The shares of a round are
