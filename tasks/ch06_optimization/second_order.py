@@ -19,8 +19,9 @@ those after which the suboptimality was first at `tolerance`, and missing where 
 The same method also goes down Rosenbrock's valley, (1 - a)^2 + 100 (b - a^2)^2, from near (-1.2, 1)
 until that is at `tolerance`; `rosenbrock_evaluations` is missing where it runs out of evaluations.
 
-Offline: breast cancer, 456 tumours and 30 standardised measurements; `paper` has MNIST's 7,850
-weights, where Newton's Hessian would take 0.5 GB, so that nothing is asked of it there.
+Offline: breast cancer, 456 tumours and 30 standardised measurements, under a penalty so weak that
+gradient descent feels the condition number; `paper` has MNIST's 7,850 weights, where Newton's
+Hessian would take 0.5 GB, so that nothing is asked of it there.
 
 Shapes: N examples, D features, K classes, P = D K weights.
 """
@@ -363,8 +364,8 @@ SECTION = (
 )
 CONTRACT = "this project's contract for the section"
 SEEDS = (
-    f"{CONTRACT}: the loss is above SciPy's minimum by no more; 6 seeds from 1000 get there, and "
-    "half of their iterations leave 8e-5 or more"
+    f"{CONTRACT}: the loss is above SciPy's minimum by no more; 5 seeds from 1000 get there, and "
+    "half of their iterations leave 8e-6 or more"
 )
 
 TASK = Task(
@@ -373,7 +374,7 @@ TASK = Task(
     sections=("A Brief View of Second-Order Methods",),
     profiles={
         "smoke": {"data": "breast_cancer", "l2": 1e-2, "most": 500},
-        "laptop": {"data": "breast_cancer", "l2": 1e-4},
+        "laptop": {"data": "breast_cancer", "l2": 3e-5},
         "paper": {},
     },
     variants={m: {"method": m} for m in ("lbfgs", "newton", "bfgs", "cg", "gradient_descent")},
