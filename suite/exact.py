@@ -35,13 +35,16 @@ def measure(
 ) -> Iterator[tuple[str, str, Quantities]]:
     """Task, variant and quantities of all variants of some tasks, at the smoke profile."""
     from suite.run import execute, warm_up
+    from suite.store import Store
 
     warm_up()
+    # With its pictures, for which a task may ask its model again, as the contract tests run it.
+    store = Store("memory://exact")
     for name in names:
         say(name)
         for variant in task.find(name).variants:
             [spec] = expand([name], profile="smoke", variants=[variant], seeds=[0])
-            yield name, variant, of(execute(spec))
+            yield name, variant, of(execute(spec, store=store, figures=True))
 
 
 def stored() -> dict[str, dict[str, Quantities]]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from suite.stats import hodges_lehmann_interval, holm, wilcoxon_signed_rank
 
@@ -144,7 +144,7 @@ def _decided(
     found = hodges_lehmann_interval(y)
     spread = _spread(y)
     edge = math.log1p(LEAST_MARGIN if m is None else m)
-    needed = norm.isf(share) + norm.isf(1 - POWER)
+    needed = -ndtri(share) + -ndtri(1 - POWER)
     detectable = edge + needed * spread / math.sqrt(EFFICIENCY * len(y))
     verdict, more, why = INFORMATIONAL, None, "noisier than any margin worth having"
     if m is not None and p_slower is not None and p_faster is not None:
@@ -187,7 +187,7 @@ def _verdict(
 def _spread(y: Sequence[float]) -> float:
     """A standard deviation that a few stray pairs do not govern."""
     quartiles = np.quantile(y, [0.25, 0.75])
-    return float((quartiles[1] - quartiles[0]) / (2 * norm.isf(0.25)))
+    return float((quartiles[1] - quartiles[0]) / (2 * -ndtri(0.25)))
 
 
 def _more(estimate: float, edge: float, spread: float, n: int, alpha: float) -> int | None:
@@ -196,6 +196,6 @@ def _more(estimate: float, edge: float, spread: float, n: int, alpha: float) -> 
     level = alpha if abs(estimate) > edge else ALPHA_SAME
     if gap < 0.1 * edge:
         return None
-    wanted = ((norm.isf(level) + norm.isf(1 - POWER)) * spread / gap) ** 2 / EFFICIENCY
+    wanted = ((-ndtri(level) + -ndtri(1 - POWER)) * spread / gap) ** 2 / EFFICIENCY
     more = max(1, math.ceil(wanted) - n, fewest_pairs(level) - n)
     return more if more <= MOST_PAIRS else None
