@@ -144,7 +144,7 @@ def _decided(
     found = hodges_lehmann_interval(y)
     spread = _spread(y)
     edge = math.log1p(LEAST_MARGIN if m is None else m)
-    needed = -ndtri(share) + -ndtri(1 - POWER)
+    needed = -(ndtri(share) + ndtri(1 - POWER))
     detectable = edge + needed * spread / math.sqrt(EFFICIENCY * len(y))
     verdict, more, why = INFORMATIONAL, None, "noisier than any margin worth having"
     if m is not None and p_slower is not None and p_faster is not None:
@@ -196,6 +196,6 @@ def _more(estimate: float, edge: float, spread: float, n: int, alpha: float) -> 
     level = alpha if abs(estimate) > edge else ALPHA_SAME
     if gap < 0.1 * edge:
         return None
-    wanted = ((-ndtri(level) + -ndtri(1 - POWER)) * spread / gap) ** 2 / EFFICIENCY
+    wanted = ((ndtri(level) + ndtri(1 - POWER)) * spread / gap) ** 2 / EFFICIENCY
     more = max(1, math.ceil(wanted) - n, fewest_pairs(level) - n)
     return more if more <= MOST_PAIRS else None
