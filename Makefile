@@ -39,7 +39,7 @@ test: $(STAMP)
 # Three hosts that lose power, network and driver in the middle of a campaign. Needs root, for network
 # namespaces, and Debian's openssh-server, openssh-client, rsync and iproute2.
 test-cluster: $(STAMP)
-	FDL_CLUSTER_TESTS=1 $(BIN)/python -m pytest -q -n 0 -rs tests/cluster
+	FDL_CLUSTER_TESTS=1 $(BIN)/python -m pytest -q -n 0 -rs tests/cluster tests/suite/test_cluster.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
