@@ -5,6 +5,7 @@ mistake; no statistics can tell, and none are needed. What the kernels use of a 
 its own, which ``suite bench compile`` compares.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def measure(
             yield name, variant, of(execute(spec, store=store, figures=True))
 
 
+@functools.cache
 def stored() -> dict[str, dict[str, Quantities]]:
     """Task -> variant -> quantities, as they were accepted; empty before anything was."""
     return dict(json.loads(TABLE.read_text())) if TABLE.is_file() else {}

@@ -174,6 +174,20 @@ class Benchmarks:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def _counting(what: str, console: Console) -> Progress:
+    """A live line on how many are done, and a note; nothing where there is no terminal."""
+    return Progress(
+        TextColumn(f"[bold]{what}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
 class SweepDisplay:
     """Shows a sweep: a live line on a terminal, and one plain line for each trial that ends.
 
@@ -187,16 +201,7 @@ class SweepDisplay:
         self.running: set[str] = set()
         self.ended: set[str] = set()
         self.best: float | None = None
-        self.progress = Progress(
-            TextColumn("[bold]trials"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.progress = _counting("trials", console)
         self.bar = self.progress.add_task("trials", total=sweep.samples, note="")
 
     def __enter__(self) -> "SweepDisplay":
@@ -248,16 +253,7 @@ class PairsDisplay:
 
     def __init__(self, pairs: int, console: Console) -> None:
         self.console, self.pairs, self.shown = console, pairs, -1
-        self.progress = Progress(
-            TextColumn("[bold]pairs"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self.progress = _counting("pairs", console)
         self.bar = self.progress.add_task("pairs", total=pairs, note="")
 
     def __enter__(self) -> "PairsDisplay":

@@ -95,21 +95,18 @@ def _compared(
     from suite.progress import PairsDisplay
     from suite.store import Store
 
-    store = Store(uri)
     try:
         with PairsDisplay(max(plan.looks), Console(stderr=True)) as display:
-            found = compare(repo, base, cand, plan, store, display)
+            found = compare(repo, base, cand, plan, Store(uri), display)
     except SideDied as error:
         raise OSError(str(error)) from error
-    block = verdict.sessions(store)[found.session][0].ab_block
-    assert block is not None
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(show.table(found))
     console.print(show.controls(found), style="dim", highlight=False)
     print(f"{show.headline(found)}: {verdict.counts(found)}")
     if markdown is not None:
-        markdown.write_text(show.markdown(found, block.base, block.cand))
-    if block.cand.dirty:
+        markdown.write_text(show.markdown(found))
+    if found.cand.dirty:
         say("the working directory differs from its commit: this session cannot be published")
     return found.exit_code
 

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -25,8 +25,7 @@ MOST_LINES = 12
 
 def pytest_configure(config: Any) -> None:
     """Report to the session that started this process."""
-    key = bytes.fromhex(os.environ["SUITE_GATE_KEY"])
-    link = Client(os.environ["SUITE_GATE_ADDRESS"], authkey=key)
+    link = Connection(int(os.environ["SUITE_GATE_LINK"]))
     config.pluginmanager.register(Probe(link), "suite-gate-probe")
 
 

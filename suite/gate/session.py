@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 import random
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,9 +121,9 @@ def session(
         NothingToCompare: no benchmark could be timed on both sides.
         SideDied: the processes do not come up, or end again and again.
     """
-    name = f"{utc().replace(':', '').replace('-', '').replace('.', '')}"
+    name = re.sub("[-:.]", "", utc())
     order = random.Random(plan.seed)
-    with tempfile.TemporaryDirectory(prefix="gate-", dir=_short()) as folder:
+    with tempfile.TemporaryDirectory(prefix="suite-gate-") as folder:
         bench = _Bench(base, cand, plan, Path(folder), listen)
         found = bench.scout()
         blocks: list[AbBlock] = []
@@ -133,11 +134,6 @@ def session(
                 raise NothingToCompare(_why_nothing(found))
             if number in plan.looks and judge(blocks):
                 return
-
-
-def _short() -> str | None:
-    """A folder whose sockets have short names; None where the usual one is fine."""
-    return "/tmp" if len(tempfile.gettempdir()) > 40 and Path("/tmp").is_dir() else None
 
 
 def _why_nothing(found: Found) -> str:
@@ -219,8 +215,6 @@ class _Bench:
                 place = self.folder / str(self.started)
                 selected = list(self.plan.select)
                 sides[name] = Side(self.trees[name], apart, selected, place, self.plan.timeout_s)
-            for side in sides.values():
-                side.connect()
             yield sides, {name: list(side.hear()[1]) for name, side in sides.items()}
         finally:
             for side in sides.values():

@@ -38,10 +38,10 @@ def table(verdict: Verdict) -> Table:
     return made
 
 
-def markdown(verdict: Verdict, base: AbRevision, cand: AbRevision) -> str:
+def markdown(verdict: Verdict) -> str:
     """The same for a pull request's comment."""
     lines = [f"### Benchmarks: {headline(verdict)}", ""]
-    lines += [f"`{_named(cand)}` against `{_named(base)}`: {counts(verdict)}.", ""]
+    lines += [f"`{_named(verdict.cand)}` against `{_named(verdict.base)}`: {counts(verdict)}.", ""]
     lines += [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
     for name, d in _rows(verdict):
         cells = (f"`{name}`", *_cells(d), f"{MARKS[d.verdict]} {_said(d)}")

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import time
-from multiprocessing.connection import Connection, Listener
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class Side:
         tree: what it runs.
         other: the other side's folder; no module may come from there.
         select: paths and options for pytest.
-        folder: for its socket and log; its own.
+        folder: for its log; its own.
         timeout_s: how long it may take over one request.
 
     Attributes:
@@ -50,46 +49,18 @@ class Side:
         shutil.copy(Path(__file__).with_name("probe.py"), folder / f"{PROBE}.py")
         self.log, self.timeout_s = folder / "log", timeout_s
         self.most: int | None = None
-        self._key = secrets.token_bytes(32)
-        # The path of a socket has at most 107 bytes; the name is short, and so must the folder be.
-        self._listener = Listener(str(folder / "s"), authkey=self._key)
-        environment = self._environment(tree, other, folder)
-        with self.log.open("wb") as log:
+        self._link, theirs = Pipe()
+        with self.log.open("wb") as log, theirs:
             self.process = subprocess.Popen(
                 [str(tree.python), *PYTEST, *select],
                 cwd=tree.path,
-                env=environment,
+                env=_environment(tree, other, folder, theirs.fileno()),
+                pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._link: Connection | None = None
-
-    def _environment(self, tree: Tree, other: Path | None, folder: Path) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-        paths = [str(folder), *tree.roots, *filter(None, [kept.get("PYTHONPATH")])]
-        return {
-            **kept,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "SUITE_GATE_ADDRESS": str(folder / "s"),
-            "SUITE_GATE_KEY": self._key.hex(),
-            "SUITE_GATE_OTHER": str(other or ""),
-        }
-
-    def connect(self) -> None:
-        """Wait until the process has come up. Raises SideDied where it does not."""
-        # What cannot be waited for with a limit is waited for by whoever ends the process: the
-        # listener's own socket has a timeout.
-        socket = self._listener._listener._socket  # type: ignore[attr-defined]
-        socket.settimeout(POLL_S)
-        until = time.monotonic() + self.timeout_s
-        while self._link is None:
-            with contextlib.suppress(TimeoutError):
-                self._link = self._listener.accept()
-            if self._link is None:
-                self._check(until)
 
     def ask(self, *request: Any) -> tuple[Any, ...]:
         """Send a request and return the answer."""
@@ -98,7 +69,6 @@ class Side:
 
     def tell(self, *request: Any) -> None:
         """Send a request."""
-        assert self._link is not None
         try:
             self._link.send(request)
         except OSError as error:
@@ -106,7 +76,6 @@ class Side:
 
     def hear(self) -> tuple[Any, ...]:
         """The next message. Raises SideDied where none comes."""
-        assert self._link is not None
         until = time.monotonic() + self.timeout_s
         try:
             while not self._link.poll(POLL_S):
@@ -134,6 +103,16 @@ class Side:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        if self._link is not None:
-            self._link.close()
-        self._listener.close()
+        self._link.close()
+
+
+def _environment(tree: Tree, other: Path | None, folder: Path, link: int) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    paths = [str(folder), *tree.roots, *filter(None, [kept.get("PYTHONPATH")])]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "SUITE_GATE_LINK": str(link),
+        "SUITE_GATE_OTHER": str(other or ""),
+    }

@@ -17,7 +17,7 @@ from suite.gate.decide import (
     floor,
 )
 from suite.gate.session import log_ratios
-from suite.record import SESSIONS, AbBlock, Record
+from suite.record import SESSIONS, AbBlock, AbRevision, Record
 from suite.store import Store
 
 SCHEMA = "fdl.gate/1"
@@ -33,6 +33,7 @@ class Verdict:
 
     Attributes:
         session: its name.
+        base, cand: what was compared.
         inputs: the records it rests on, sorted.
         alpha: the level at which it was judged.
         floors: benchmark -> the noise floor that its margin respects.
@@ -42,6 +43,8 @@ class Verdict:
     """
 
     session: str
+    base: AbRevision
+    cand: AbRevision
     inputs: tuple[str, ...]
     alpha: float
     floors: Mapping[str, float]
@@ -84,6 +87,8 @@ class Verdict:
         """The verdict as its file has it."""
         content = dataclasses.asdict(self) | {
             "schema": SCHEMA,
+            "base": self.base.model_dump(),
+            "cand": self.cand.model_dump(),
             "distrust": self.distrust,
             "exit_code": self.exit_code,
         }
@@ -109,6 +114,8 @@ def derive(records: Sequence[Record], floors: Mapping[str, float], alpha: float 
             controls |= decide({kind: y}, alpha=alpha)
     return Verdict(
         session=sessions.pop(),
+        base=blocks[-1].base,
+        cand=blocks[-1].cand,
         inputs=tuple(sorted(r.record_id for r in records)),
         alpha=alpha,
         floors={n: f for n, f in floors.items() if n in pairs},

@@ -176,9 +176,8 @@ def test_two_pairs_are_not_trusted(session):
 
 
 def test_the_summary_shows_all(session):
-    found, store = session
-    block = verdict.sessions(store)[found.session][0].ab_block
-    text = show.markdown(found, block.base, block.cand)
+    found, _ = session
+    text = show.markdown(found)
     for name in [*found.decisions, *found.outcomes]:
         assert name in text
     assert "3 lost or broken" in text
