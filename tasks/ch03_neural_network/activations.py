@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import loss, pixels
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
 PROBED = 2000
@@ -65,10 +65,6 @@ def network(n_pixels: int, cfg: Config) -> nn.Sequential:
 
 def linears(model: nn.Sequential) -> list[nn.Linear]:
     return [layer for layer in model if isinstance(layer, nn.Linear)]
-
-
-def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BD), y_B)
 
 
 def probe(model: nn.Sequential, x_BD: torch.Tensor, y_B: torch.Tensor) -> tuple[float, list[float]]:
@@ -131,7 +127,7 @@ def draw_layers(history: list[Any], outputs_before: Any, outputs_after: Any, nam
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    x, x_test = (pixels(images) for images in (x, x_test))
     model = network(x.shape[1], cfg).to(ctx.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
     history: list[Any] = []

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import pixels
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def draw_outputs(
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (images, y), (test_images, y_test) = source.train, source.test
-    x, x_test = (i.flatten(1).float() / 255 for i in (images, test_images))
+    x, x_test = (pixels(i) for i in (images, test_images))
     model = nn.Linear(x.shape[1], 10).to(ctx.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr)
     start = ctx.keep(model=model, optimizer=optimizer)

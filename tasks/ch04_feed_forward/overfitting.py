@@ -29,6 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from suite.task import Claim, Target, Task
+from tasks.models.classification import pixels
 
 Split = tuple[torch.Tensor, torch.Tensor]
 
@@ -81,7 +82,7 @@ def spirals(nets: int, n: int, wrong: float, noise: float) -> Split:
 def drawn(source: Any, nets: int, n: int) -> tuple[Split, Split, Split]:
     """For each net ``n`` random training images, ``n`` others for validation, and the test set."""
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    x, x_test = (pixels(images) for images in (x, x_test))
     order_RB = torch.rand(nets, len(x)).argsort(1).to(x.device)
     train, validation = ((x[o], y[o]) for o in (order_RB[:, :n], order_RB[:, n : 2 * n]))
     return train, validation, (x_test.expand(nets, -1, -1), y_test.expand(nets, -1))

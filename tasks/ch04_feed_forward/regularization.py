@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import pixels
 
 SMALL = 1e-3
 LAST = 5
@@ -161,7 +162,7 @@ def named(cfg: Config) -> str:
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    x, x_test = (pixels(images) for images in (x, x_test))
     order = torch.randperm(len(x)).to(x.device)
     kept, rest = order[: cfg.n_train], order[cfg.n_train :]
     x_test, y_test = torch.cat([x_test, x[rest]]), torch.cat([y_test, y[rest]])

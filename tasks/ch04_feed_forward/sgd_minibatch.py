@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import loss, pixels
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 PROBED = 1000
@@ -55,10 +56,6 @@ class Config:
 def network(n_pixels: int, hidden: int) -> nn.Sequential:
     """Pixels x_BD to logits_BK."""
     return nn.Sequential(nn.Linear(n_pixels, hidden), nn.ReLU(), nn.Linear(hidden, 10))
-
-
-def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BD), y_B)
 
 
 def gradients(model: nn.Module, x_ND: torch.Tensor, y_N: torch.Tensor) -> torch.Tensor:
@@ -127,7 +124,7 @@ def draw_noise(measured: dict[str, Any], accuracies: list[float], level: float, 
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    x, x_test = (pixels(images) for images in (x, x_test))
     model = network(x.shape[1], cfg.hidden).to(ctx.device)
     measured = noise(model, x[:PROBED], y[:PROBED], cfg.draws)
     shown = {k: v for k, v in measured.items() if k != "variances"}

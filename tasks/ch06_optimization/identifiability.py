@@ -38,10 +38,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import loss, pixels
 
 LAYERS = (0, 2, 4)
 KINDS = ("permutation", "rescaling", "sign", "one_layer")
@@ -69,10 +69,6 @@ def network(n_pixels: int, cfg: Config) -> nn.Sequential:
         activation(),
         nn.Linear(cfg.hidden, 10),
     )
-
-
-def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BD), y_B)
 
 
 def copied(model: nn.Sequential, cfg: Config) -> nn.Sequential:
@@ -170,7 +166,7 @@ def draw_line(line: list[float], weights: Any, cfg: Config) -> Any:
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = x.flatten(1).float() / 255, x_test.flatten(1).float() / 255
+    x, x_test = pixels(x), pixels(x_test)
     model = network(x.shape[1], cfg).to(ctx.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     start = ctx.keep(model=model)

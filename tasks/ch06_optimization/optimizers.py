@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from suite.fit import fit
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task, unknown
+from tasks.models.classification import loss, pixels
 
 LAST = 3
 
@@ -83,10 +84,6 @@ def network(n_pixels: int, hidden: int, relu_logits: bool) -> nn.Sequential:
         nn.Linear(hidden, 10),
         nn.ReLU() if relu_logits else nn.Identity(),
     )
-
-
-def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BD), y_B)
 
 
 def dead_classes(logits_BK: torch.Tensor) -> list[int]:
@@ -147,7 +144,7 @@ def named(cfg: Config) -> str:
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     (x, y), (x_test, y_test) = source.train, source.test
-    x, x_test = (images.flatten(1).float() / 255 for images in (x, x_test))
+    x, x_test = (pixels(images) for images in (x, x_test))
     model = network(x.shape[1], cfg.hidden, cfg.relu_logits).to(ctx.device)
     optimizer = optimizer_of(cfg, model.parameters())
 
