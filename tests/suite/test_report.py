@@ -700,6 +700,19 @@ def test_what_never_finished_or_has_no_metric_is_not_drawn():
     assert not list(curves.pictures(tables.derive(runs(0.5, target=None)).rows, "f"))
 
 
+def test_a_variant_without_the_metric_of_its_task_is_left_out_of_the_picture():
+    judged = make_record(curve={"step": [1.0], "test_accuracy": [0.97]})
+    other = make_record(
+        variant="other", metric="gap", curve={"step": [1.0], "gap": [0.5]},
+        target={"metric": "test_accuracy"},
+    )  # fmt: skip
+    rows = tables.derive([judged, other]).rows
+    assert [row.metric for row in rows] == ["test_accuracy", "test_accuracy"]
+    [picture] = curves.pictures(rows, "f")
+    assert "test accuracy" in picture.svg
+    assert ">other" not in picture.svg
+
+
 def test_gaps_in_a_curve_are_left_out():
     record = make_record(curve={"step": [1.0, None, 3.0], "test_accuracy": [0.1, 0.2, None]})
     assert curves.points(record, "test_accuracy") == {1.0: 0.1}
