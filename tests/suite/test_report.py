@@ -295,6 +295,12 @@ def test_a_time_that_was_not_reached_is_the_latest_of_all():
     assert (row.g, row.p_better) == (None, 0.5)
 
 
+def test_what_is_evaluated_once_has_no_time_to_target():
+    row = only(runs(*GOOD, curve={"step": [10.0], "test_accuracy": [0.97]}, crossing_step=None))
+    assert row.crossings == {}
+    assert row.steps == text.NONE
+
+
 def test_a_claim_against_a_number_has_no_other_side_to_beat():
     (row,) = judged(runs(*GOOD, claims=[claim(left="fixed", right=0.9)]))
     assert (row.g, row.p_better, row.p_holm, row.effect) == (None, None, None, "")
