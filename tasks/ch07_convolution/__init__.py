@@ -3,21 +3,22 @@
 | section | task |
 |---|---|
 | Neurons in Human Vision; Summary | prose, nothing to run |
-| The Shortcomings of Feature Selection | not covered yet |
-| Vanilla Deep Neural Networks Don't Scale | not covered yet |
-| Filters and Feature Maps | not covered yet |
-| Full Description of the Convolutional Layer; Max Pooling | not covered yet |
-| Full Architectural Description of Convolution Networks | not covered yet |
-| Closing the Loop on MNIST with Convolutional Networks | not covered yet |
-| Image Preprocessing Pipelines Enable More Robust Models | not covered yet |
+| The Shortcomings of Feature Selection | `filters`: detectors that nobody tells where to look |
+| Vanilla Deep Neural Networks Don't Scale | `filters` counts the parameters |
+| Filters and Feature Maps | `filters` |
+| Full Description of the Convolutional Layer | `conv_layer` |
+| Max Pooling | `maxpool` |
+| Full Architectural Description of Convolution Networks | `mnist_conv`, as `recipe` |
+| Closing the Loop on MNIST with Convolutional Networks | `mnist_conv` |
+| Image Preprocessing Pipelines Enable More Robust Models | `preprocess` |
 | Accelerating Training with Batch Normalization | `batchnorm` |
-| Group Normalization for Memory Constrained Learning Tasks | not covered yet |
-| Building a Convolutional Network for CIFAR-10 | not covered yet; `batchnorm` trains the net |
-| Visualizing Learning in Convolutional Networks | not covered yet |
-| Residual Learning and Skip Connections for Very Deep Networks | not covered yet |
-| Building a Residual Network with Superhuman Vision | not covered yet |
-| Leveraging Convolutional Filters to Replicate Artistic Styles | not covered yet |
-| Learning Convolutional Filters for Other Problem Domains | not covered yet |
+| Group Normalization for Memory Constrained Learning Tasks | `groupnorm` |
+| Building a Convolutional Network for CIFAR-10 | `cifar10` |
+| Visualizing Learning in Convolutional Networks | `visualize` |
+| Residual Learning and Skip Connections for Very Deep Networks | `resnet` |
+| Building a Residual Network with Superhuman Vision | `resnet` |
+| Leveraging Convolutional Filters to Replicate Artistic Styles | `style_transfer` |
+| Learning Convolutional Filters for Other Problem Domains | `other_domains` |
 """
 
-HEADLINE = "batchnorm"
+HEADLINE = "mnist_conv"
