@@ -189,10 +189,15 @@ class Clock(_Part):
 
 
 class Cost(_Part):
-    """What the run used up; null where this machine cannot measure it, and why."""
+    """What the run used up; null where this machine cannot measure it, and why.
+
+    ``energy_j`` and ``usd`` are of the whole run, ``energy_to_target_j`` of its training until the
+    target was crossed.
+    """
 
     energy_j: float | None = None
     energy_method: str
+    energy_to_target_j: float | None = None
     usd: float | None = None
     price_source: str | None = None
 
