@@ -24,6 +24,8 @@ from kernels.bench.accuracy import Accuracy, Evaluated, compared, evaluated, wei
 from kernels.bench.providers import MOST_COMPILED_STEPS, Call, CannotRun, flat
 from kernels.dispatch import _OPS, Op, Unavailable
 
+Moment = Any  # of a clock in seconds, or a CUDA event
+
 # Ops whose reference loops over the first dimension of their first tensor.
 SEQUENTIAL = ("lstm.lstm",)
 
@@ -242,22 +244,19 @@ def _copied(leaf: Any) -> Any:
     return leaf.detach().clone().requires_grad_(wanted)
 
 
-Moment = Any
-
-
 @dataclass
 class Spans:
     """How long ops take in place.
 
-    Args:
-        device: on a GPU, moments are those of its stream; else those of the wall.
-
     Attributes:
+        device: on a GPU, moments are events on its stream.
+        clock: on a processor, what tells them.
         found: op, ``forward`` or ``backward``, begin and end of each span.
         calls: op -> how many.
     """
 
     device: str = "cpu"
+    clock: Callable[[], float] = time.perf_counter
     found: list[tuple[str, str, Moment, Moment]] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
 
@@ -281,7 +280,7 @@ class Spans:
 
     def _now(self) -> Moment:
         if not self.device.startswith("cuda"):
-            return time.perf_counter()
+            return self.clock()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
