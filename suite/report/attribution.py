@@ -36,7 +36,7 @@ INTRODUCTION = (
     "as many lead to the target: equivalent is a difference shown to be below 5 %. **Time** to "
     "target is the measured step where the steps are equivalent, and else the product, with the "
     "uncertainty of both. Intervals are of 95 %, from exact signed-rank tests. Errors are those of "
-    "values and of gradients against float64, beside what is allowed: with a larger one, a call has "
+    "values and of gradients against float64, beside what is allowed: with more, a call has "
     "no time."
 )
 
