@@ -9,6 +9,7 @@ last first, so nothing else runs between them.
 """
 
 import re
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -90,8 +91,7 @@ class Example:
             found = flat(op(*args, impl=impl, **options))
             return [t for t in found if t.requires_grad] if self.kind.wanted else found
 
-        leaves = [t for t in flat_tensors((args, options)) if t.requires_grad]
-        return Call(run, leaves)
+        return Call(run, _leaves((args, options)))
 
     def _refuse_long_loops(self) -> None:
         steps = len(self.args[0]) if self.kind.op in SEQUENTIAL else 0
@@ -298,6 +298,34 @@ class Spans:
         return total
 
 
+def cost_of_marks(example: Example, spans: Spans, calls: int = 50) -> dict[str, float]:
+    """What a span of a call is long if the op does nothing: ``forward`` and ``backward``, seconds.
+
+    Args:
+        example: of the call, for the number of its tensors.
+        spans: with the device and the clock; what it has found is replaced.
+        calls: how many are timed, of which the median counts.
+    """
+    args, options = tree_map(_copied, (example.args, example.options))
+    cost = {"forward": 0.0, "backward": 0.0}
+    found: dict[str, list[float]] = {which: [] for which in cost}
+    with torch.set_grad_enabled(bool(example.kind.wanted)):
+        for _ in range(calls):
+            spans.found.clear()
+            outputs = spans.timed(example.kind.op, lambda args, options: args, args, options)
+            ends = _leaves(outputs)
+            if ends:
+                torch.autograd.grad([t.sum() for t in ends], _leaves((args, options)))
+            for which, seconds in spans.seconds()[example.kind.op].items():
+                found[which].append(seconds)
+    spans.found.clear()
+    return {which: statistics.median(seconds) for which, seconds in found.items()}
+
+
+def _leaves(arguments: Any) -> list[Tensor]:
+    return [t for t in flat_tensors(arguments) if t.requires_grad]
+
+
 class _Mark(torch.autograd.Function):
     """The identity; in the backward pass it says that the gradients have come this far."""
 
@@ -317,7 +345,7 @@ def marked(found: Any, passed: Callable[[], None]) -> Any:
     """Nested tensors as they are, with a mark on the way back through all of them."""
     if not torch.is_grad_enabled():
         return found
-    given = [t for t in flat_tensors(found) if t.requires_grad]
+    given = _leaves(found)
     if not given:
         return found
     made = iter(_Mark.apply(passed, *given))

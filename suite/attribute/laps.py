@@ -6,17 +6,17 @@ the same seed, so the laps of all arms of a pair are of the same work in the sam
 
 import contextlib
 import io
+import resource
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from kernels import dispatch
 from kernels.bench.accuracy import Accuracy as Error
-from kernels.bench.observe import Example, Kind, Spans, Watch
+from kernels.bench.observe import Example, Kind, Spans, Watch, cost_of_marks
 from kernels.bench.providers import CannotRun
 from suite import provenance
 from suite.attribute.request import Arm
@@ -34,11 +34,20 @@ class RunFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Lap:
-    """The training between two evaluations: steps, and seconds and joules in all."""
+    """The training between two evaluations, in all.
+
+    Attributes:
+        steps: of the task.
+        wall_s: seconds.
+        cpu_s: of all threads of the process.
+        waits: how often a thread gave the processor back of its own accord.
+        energy_j: joules; None where none are counted.
+    """
 
     steps: int
     wall_s: float
     cpu_s: float
+    waits: int
     energy_j: float | None
 
 
@@ -59,6 +68,7 @@ class Laps:
         self.dispatched: dict[str, Counter[str]] = {}
         self.timed: dict[tuple[Kind, str], Timed] = {}
         self.examples: dict[Kind, Example] = {}
+        self.marks: dict[str, dict[str, float]] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -66,6 +76,7 @@ class Laps:
         self.attempt = Attempt(spec, placement=_alone(spec.device, self.threads))
         self.watched = self.attempt.ctx.stopwatch
         self.watched.meters["cpu"] = Meter(time.process_time)
+        self.watched.meters["waits"] = Meter(_waits)
         self.rows: Iterator[dict[str, float]] = self.attempt.rows()
         self.at = self._spent(0)
 
@@ -75,7 +86,13 @@ class Laps:
     def _spent(self, steps: int) -> Lap:
         """What training has taken so far."""
         meters = {name: meter.spent["train"] for name, meter in self.watched.meters.items()}
-        return Lap(steps, self.watched.spent["train"], meters["cpu"], meters.get("energy"))
+        return Lap(
+            steps=steps,
+            wall_s=self.watched.spent["train"],
+            cpu_s=meters["cpu"],
+            waits=int(meters["waits"]),
+            energy_j=meters.get("energy"),
+        )
 
     def lap(self) -> Lap:
         """Train until the next evaluation.
@@ -124,10 +141,24 @@ class Laps:
     def in_place(self, clock: str) -> tuple[Lap, Seconds, Counter[str]]:
         """One lap, with its ops timed where they are: seconds, and number of their calls."""
         clocks = {"cpu": time.process_time, "wall": time.perf_counter}
-        self.watch.spans = spans = Spans(self.arm.spec.device, clocks[clock])
+        device = self.arm.spec.device
+        for kind, example in self.examples.items():
+            if kind.op not in self.marks:
+                self.marks[kind.op] = cost_of_marks(example, Spans(device, clocks[clock]))
+        self.watch.spans = spans = Spans(device, clocks[clock])
         found = self.lap()
         self.watch.spans = None
-        return found, spans.seconds(), spans.calls
+        return found, self._without_marks(spans), spans.calls
+
+    def _without_marks(self, spans: Spans) -> Seconds:
+        """What the ops took, without what it took to find that out."""
+        return {
+            op: {
+                which: max(0.0, seconds - spans.calls[op] * self.marks.get(op, {}).get(which, 0.0))
+                for which, seconds in parts.items()
+            }
+            for op, parts in spans.seconds().items()
+        }
 
     def give(self) -> bytes:
         """The examples, for another process to ``take``."""
@@ -169,12 +200,20 @@ class Laps:
         return {op: dict(calls) for op, calls in sorted(self.dispatched.items())}
 
 
+def _waits() -> float:
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw)
+
+
 def _between(before: Lap, now: Lap) -> Lap:
-    joules: Any = None
+    joules: float | None = None
     if now.energy_j is not None and before.energy_j is not None:
         joules = now.energy_j - before.energy_j
     return Lap(
-        now.steps - before.steps, now.wall_s - before.wall_s, now.cpu_s - before.cpu_s, joules
+        steps=now.steps - before.steps,
+        wall_s=now.wall_s - before.wall_s,
+        cpu_s=now.cpu_s - before.cpu_s,
+        waits=now.waits - before.waits,
+        energy_j=joules,
     )
 
 

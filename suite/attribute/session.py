@@ -36,7 +36,7 @@ from suite.record import (
 from suite.store import Store
 
 # Of training an arm is warmed up and timed for so long in a pair: a lap and two laps at least.
-WARM_S, SECONDS = 0.3, 2.0
+WARM_S, SECONDS = 0.3, 4.0
 MOST_WARM, MOST_ROUNDS = 20, 20
 # Kinds of calls of an op that are timed; more come from sequences of many lengths.
 MOST_KINDS = 6
@@ -134,7 +134,8 @@ class _Pair:
             firsts = [first, *(x for n in others if (x := self._ask(n, "lap")))]
             calls = self._alone(kinds, order)
             self._laps(list(order) * warming(first))
-            clock, rounds = clock_of(firsts, request.device), rounds_of(first)
+            clock = clock_of(firsts, request.device)
+            rounds = rounds_of(first.cpu_s if clock == "cpu" else first.wall_s)
             laps = self._laps(there_and_back(order, rounds))
             in_place = self._in_place(clock, 2 * rounds)
             counted = {n: self._ask(n, "counted") for n in list(self.sides)}
@@ -270,18 +271,22 @@ def warming(first: Lap) -> int:
     return max(0, min(math.ceil(WARM_S / max(first.wall_s, 1e-9)), MOST_WARM) - 1)
 
 
-def clock_of(laps: Iterable[Lap], device: str) -> Literal["wall", "cpu"]:
-    """Which clock decides: the processor's where one thread computes, and nothing waits.
+def clock_of(laps: Sequence[Lap], device: str) -> Literal["wall", "cpu"]:
+    """Which clock decides: the processor's where one thread computes, and waits for nothing.
 
-    A busy machine makes one thread look as if it waited, so the lap that waited least counts.
+    A busy machine takes the processor away from a thread, which then looks as if it waited; but a
+    thread that waits gives it back of its own accord, and the system counts that.
     """
+    if device != "cpu":
+        return "wall"
     busiest = max(x.cpu_s / max(x.wall_s, 1e-9) for x in laps)
-    return "cpu" if device == "cpu" and ONE_THREAD[0] <= busiest <= ONE_THREAD[1] else "wall"
+    patient = min(x.waits for x in laps) > 0 and busiest < ONE_THREAD[0]
+    return "wall" if patient or busiest > ONE_THREAD[1] else "cpu"
 
 
-def rounds_of(first: Lap) -> int:
-    """How often the arms take turns where a lap is like this one."""
-    return max(1, min(round(SECONDS / (2 * max(first.wall_s, 1e-9))), MOST_ROUNDS))
+def rounds_of(seconds: float) -> int:
+    """How often the arms take turns where a lap takes so long."""
+    return max(1, min(round(SECONDS / (2 * max(seconds, 1e-9))), MOST_ROUNDS))
 
 
 def _arm(arm: Arm, laps: Sequence[Lap], counted: dict[str, dict[str, int]]) -> AttributionArm:

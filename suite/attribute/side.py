@@ -15,6 +15,7 @@ from suite.worker import die_with, no_main_module
 
 TIMEOUT_S = 1800.0
 POLL_S = 0.2
+GRACE_S = 5.0
 LAST_LINES = 8
 
 
@@ -69,11 +70,12 @@ class Side:
         return "\n".join(lines[:1] + lines[1:][-LAST_LINES:])
 
     def end(self) -> None:
-        """End the process."""
+        """End the process: by itself if it can, for then it leaves nothing behind."""
+        self._link.close()
+        self.process.join(GRACE_S)
         if self.process.is_alive():
             self.process.kill()
         self.process.join()
-        self._link.close()
 
 
 def _serve(link: Connection, arm: Arm, threads: int, log: Path, parent: int) -> None:

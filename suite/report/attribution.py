@@ -72,9 +72,8 @@ class Line:
     def why(self) -> str:
         """What to know besides."""
         e = self.effect
-        parts = [e.why if self.whole else "", self.op.why if self.op else ""]
-        parts += [e.steps.why if self.whole and not e.why else ""]
-        return "; ".join(dict.fromkeys(p for p in parts if p))
+        of_all = [e.why or e.steps.why] if self.whole else []
+        return "; ".join(filter(None, [*of_all, self.op.why if self.op else ""]))
 
 
 def lines(found: Iterable[Effect]) -> list[Line]:
@@ -182,9 +181,11 @@ def notes(here: Sequence[Line]) -> list[str]:
                 f"{e.part.baseline} costs {text.usd(e.base_usd)} to the target, at {price:g} USD "
                 "an hour; what it costs changes as the time does"
             )
+        if e.why or e.steps.why:
+            said.append(f"{e.impl}: {e.why or e.steps.why}")
     for x in here:
-        if x.why:
-            said.append(f"{x.effect.impl}{f', {x.op.op}' if x.op else ''}: {x.why}")
+        if x.op and x.op.why and x.op.why != x.effect.why:
+            said.append(f"{x.effect.impl}, {x.op.op}: {x.op.why}")
         if x.op and x.op.timed_share < 0.995:
             share = 100 * x.op.timed_share
             said.append(f"{x.op.op}: the kinds of calls that were timed are {share:.0f} % of all")
@@ -218,7 +219,7 @@ def _share(x: Line) -> str:
 
 
 def _calls(x: Line) -> str:
-    return NONE if x.op is None else text.number(float(f"{x.op.calls_per_step:.3g}"))
+    return NONE if x.op is None else f"{x.op.calls_per_step:.3g}"
 
 
 def _judged(x: Line) -> str:

@@ -65,7 +65,7 @@ WRONG = Op("toys.wrong", straight, crooked, unavailable)
 
 @dataclass(frozen=True)
 class Config:
-    steps: int = 20
+    steps: int = 200
     op: str = "both"
     impl: str = "torch"
 
