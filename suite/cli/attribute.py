@@ -171,11 +171,17 @@ def _effects(asked: "Request", store: "Store") -> "list[Effect]":
 
 
 def _trusted(found: "Sequence[Effect]") -> bool:
-    """Whether the baseline is itself, and every implementation could run."""
+    """Whether the baseline is itself, and every implementation could run; say what is not so."""
     from suite.gate.decide import IMPROVED, REGRESSED
 
-    wrong = (REGRESSED, IMPROVED)
-    return not any(e.why or (e.control and e.control.verdict in wrong) for e in found)
+    control = next((e.control for e in found if e.control), None)
+    differs = control is not None and control.verdict in (REGRESSED, IMPROVED)
+    if differs:
+        say("untrusted: the baseline differs from itself; a quieter machine or more pairs may help")
+    failed = [e.impl for e in found if e.why]
+    if failed:
+        say(f"could not run: {', '.join(failed)}")
+    return not differs and not failed
 
 
 def _show(found: "Sequence[Effect]", plot: Path | None) -> None:
