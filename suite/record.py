@@ -453,7 +453,7 @@ class OpCall(_Part):
 
     Attributes:
         op: folder and function of the op.
-        shape: argument -> sizes, or its value where it is no tensor.
+        shape: each argument and its sizes, or its value where it is no tensor, in order.
         dtype: of the first tensor.
         mode: ``full`` where the task asks for gradients, else ``forward``.
         gradients: the arguments that it asks them for.
@@ -466,7 +466,7 @@ class OpCall(_Part):
     """
 
     op: str
-    shape: dict[str, str]
+    shape: list[tuple[str, str]]
     dtype: str
     mode: Literal["forward", "full"]
     gradients: list[str]

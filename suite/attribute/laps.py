@@ -42,6 +42,7 @@ class Lap:
         cpu_s: of all threads of the process.
         waits: how often a thread gave the processor back of its own accord.
         energy_j: joules; None where none are counted.
+        elapsed_s: seconds with all that is no training.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class Lap:
     cpu_s: float
     waits: int
     energy_j: float | None
+    elapsed_s: float
 
 
 class Laps:
@@ -92,6 +94,7 @@ class Laps:
             cpu_s=meters["cpu"],
             waits=int(meters["waits"]),
             energy_j=meters.get("energy"),
+            elapsed_s=0.0,
         )
 
     def lap(self) -> Lap:
@@ -102,6 +105,7 @@ class Laps:
         """
         # What was timed alone in between is no part of the task.
         dispatch.reset_counts()
+        begun = time.perf_counter()
         with self.watch if self._is_watched() else contextlib.nullcontext():
             ends = 0
             while ends < 2:
@@ -115,7 +119,7 @@ class Laps:
                 self.at = now = self._spent(int(row.get("step", before.steps + 1)))
                 self._count()
                 if now.steps > before.steps:
-                    return _between(before, now)
+                    return _between(before, now, time.perf_counter() - begun)
         raise RunFailed("a whole run of the task has no step between two of its evaluations")
 
     def _is_watched(self) -> bool:
@@ -204,7 +208,7 @@ def _waits() -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw)
 
 
-def _between(before: Lap, now: Lap) -> Lap:
+def _between(before: Lap, now: Lap, elapsed_s: float) -> Lap:
     joules: float | None = None
     if now.energy_j is not None and before.energy_j is not None:
         joules = now.energy_j - before.energy_j
@@ -214,6 +218,7 @@ def _between(before: Lap, now: Lap) -> Lap:
         cpu_s=now.cpu_s - before.cpu_s,
         waits=now.waits - before.waits,
         energy_j=joules,
+        elapsed_s=elapsed_s,
     )
 
 

@@ -38,6 +38,8 @@ from suite.store import Store
 # Of training an arm is warmed up and timed for so long in a pair: a lap and two laps at least.
 WARM_S, SECONDS = 0.3, 4.0
 MOST_WARM, MOST_ROUNDS = 20, 20
+# With all that is not trained, laps take so many times as long at most.
+MOST_ELAPSED = 5
 # Kinds of calls of an op that are timed; more come from sequences of many lengths.
 MOST_KINDS = 6
 
@@ -49,6 +51,9 @@ class Asked(Protocol):
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """The answer; raises ArmFailed."""
+
+    def dismiss(self) -> None:
+        """Have it end when it can."""
 
     def end(self) -> None:
         """End it."""
@@ -135,7 +140,7 @@ class _Pair:
             calls = self._alone(kinds, order)
             self._laps(list(order) * warming(first))
             clock = clock_of(firsts, request.device)
-            rounds = rounds_of(first.cpu_s if clock == "cpu" else first.wall_s)
+            rounds = rounds_of(first, clock)
             laps = self._laps(there_and_back(order, rounds))
             in_place = self._in_place(clock, 2 * rounds)
             counted = {n: self._ask(n, "counted") for n in list(self.sides)}
@@ -173,6 +178,8 @@ class _Pair:
                     self.sides[arm.name] = self.start(arm, self.request.threads, log)
                 yield
             finally:
+                for side in self.sides.values():
+                    side.dismiss()
                 for side in self.sides.values():
                     side.end()
 
@@ -217,7 +224,7 @@ class _Pair:
         times = self._blocks(kind, able, subject) if subject else {}
         return OpCall(
             op=kind.op,
-            shape=dict(kind.shape),
+            shape=list(kind.shape),
             dtype=kind.dtype,
             mode=kind.mode,
             gradients=list(kind.wanted),
@@ -268,7 +275,8 @@ def there_and_back(names: Sequence[str], rounds: int) -> list[str]:
 
 def warming(first: Lap) -> int:
     """How many more laps like this one an arm is warmed up with."""
-    return max(0, min(math.ceil(WARM_S / max(first.wall_s, 1e-9)), MOST_WARM) - 1)
+    seconds = max(first.wall_s, first.elapsed_s / MOST_ELAPSED, 1e-9)
+    return max(0, min(math.ceil(WARM_S / seconds), MOST_WARM) - 1)
 
 
 def clock_of(laps: Sequence[Lap], device: str) -> Literal["wall", "cpu"]:
@@ -284,9 +292,12 @@ def clock_of(laps: Sequence[Lap], device: str) -> Literal["wall", "cpu"]:
     return "wall" if patient or busiest > ONE_THREAD[1] else "cpu"
 
 
-def rounds_of(seconds: float) -> int:
-    """How often the arms take turns where a lap takes so long."""
-    return max(1, min(round(SECONDS / (2 * max(seconds, 1e-9))), MOST_ROUNDS))
+def rounds_of(first: Lap, clock: str) -> int:
+    """How often the arms take turns where a lap is like this one."""
+    trained = first.cpu_s if clock == "cpu" else first.wall_s
+    # What a task evaluates between two laps may take far longer than what it trains.
+    seconds = max(trained, first.elapsed_s / MOST_ELAPSED, 1e-9)
+    return max(1, min(round(SECONDS / (2 * seconds)), MOST_ROUNDS))
 
 
 def _arm(arm: Arm, laps: Sequence[Lap], counted: dict[str, dict[str, int]]) -> AttributionArm:

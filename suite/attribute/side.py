@@ -15,7 +15,7 @@ from suite.worker import die_with, no_main_module
 
 TIMEOUT_S = 1800.0
 POLL_S = 0.2
-GRACE_S = 5.0
+GRACE_S = 2.0
 LAST_LINES = 8
 
 
@@ -69,9 +69,13 @@ class Side:
         lines = [f"the process ended with {self.process.exitcode}", *said.splitlines()]
         return "\n".join(lines[:1] + lines[1:][-LAST_LINES:])
 
+    def dismiss(self) -> None:
+        """Have the process end when it is done with what it was asked last."""
+        self._link.close()
+
     def end(self) -> None:
         """End the process: by itself if it can, for then it leaves nothing behind."""
-        self._link.close()
+        self.dismiss()
         self.process.join(GRACE_S)
         if self.process.is_alive():
             self.process.kill()

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SIZES = re.compile(r"\d+(x\d+)*|scalar")
 PAGE, CSV = "tables/attribution.md", "tables/attribution.csv"
 WORDS = {
     REGRESSED: "slower",
@@ -139,10 +141,10 @@ def _call_rows(here: Sequence[Line]) -> Iterable[list[str]]:
 
 def arguments(call: OpCall) -> str:
     """The sizes of the arguments in order, equal ones in a row as one: ``16x6x6, 3 of 16x6``."""
-    groups = [(size, len(list(same))) for size, same in itertools.groupby(call.shape.values())]
+    said = [v if SIZES.fullmatch(v) else f"{k}={v}" for k, v in call.shape]
+    groups = [(size, len(list(same))) for size, same in itertools.groupby(said)]
     sizes = [f"{n} of {size}" if n > 1 else size for size, n in groups]
-    without = len(call.gradients) < len(call.shape)
-    wanted = f"; gradients of {len(call.gradients)}" if call.gradients and without else ""
+    wanted = f"; gradients of {len(call.gradients)}" if call.gradients else ""
     return ", ".join(sizes) + wanted
 
 
@@ -162,34 +164,40 @@ def _group(line: Line) -> str:
 
 
 def notes(here: Sequence[Line]) -> list[str]:
-    """What a table has to say beside its cells."""
-    said = []
-    for e in {id(x.effect): x.effect for x in here}.values():
-        if e.control:
-            c = e.control
-            said.append(
-                f"control, the baseline against itself on {e.machine}: "
-                f"{_percent(c.change)} ({_ends(c.low, c.high)}), {WORDS.get(c.verdict, 'unclear')}"
-            )
-        if e.base_s is not None:
-            said.append(f"{e.part.baseline} trains for {duration(e.base_s)} to the target")
-        if e.base_j is not None:
-            said.append(f"{e.part.baseline} uses {text.joules(e.base_j)} to the target")
-        if e.base_usd is not None:
-            price = e.part.price_per_hour
-            said.append(
-                f"{e.part.baseline} costs {text.usd(e.base_usd)} to the target, at {price:g} USD "
-                "an hour; what it costs changes as the time does"
-            )
-        if e.why or e.steps.why:
-            said.append(f"{e.impl}: {e.why or e.steps.why}")
-    for x in here:
-        if x.op and x.op.why and x.op.why != x.effect.why:
-            said.append(f"{x.effect.impl}, {x.op.op}: {x.op.why}")
-        if x.op and x.op.timed_share < 0.995:
-            share = 100 * x.op.timed_share
-            said.append(f"{x.op.op}: the kinds of calls that were timed are {share:.0f} % of all")
-    return list(dict.fromkeys(said))
+    """What a table has to say beside its cells; of several tasks with their names."""
+    said = [(x.effect, note) for x in here for note in (*_of_effect(x.effect), *_of_op(x))]
+    several = len({_group(x) for x in here}) > 1
+    named = [(f"{e.task}, {e.record.variant}: " if several else "") + note for e, note in said]
+    return list(dict.fromkeys(named))
+
+
+def _of_effect(e: Effect) -> Iterator[str]:
+    base = e.part.baseline
+    if e.control:
+        c = e.control
+        yield (
+            f"control, {base} against itself: {_percent(c.change)} "
+            f"({_ends(c.low, c.high)}), {WORDS.get(c.verdict, 'unclear')}"
+        )
+    if e.base_s is not None:
+        clock = " of processor time" if e.part.clock == "cpu" else ""
+        yield f"{base} trains for {duration(e.base_s)}{clock} to the target"
+    if e.base_j is not None:
+        yield f"{base} uses {text.joules(e.base_j)} to the target"
+    if e.base_usd is not None:
+        price = f"{e.part.price_per_hour:g} USD an hour"
+        cost = f"{base} costs {text.usd(e.base_usd)} to the target, at {price}"
+        yield f"{cost}; the cost changes as the time does"
+    if e.why or e.steps.why:
+        yield f"{e.impl}: {e.why or e.steps.why}"
+
+
+def _of_op(x: Line) -> Iterator[str]:
+    if x.op and x.op.why and x.op.why != x.effect.why:
+        yield f"{x.effect.impl}, {x.op.op}: {x.op.why}"
+    if x.op and x.op.timed_share < 0.995:
+        share = 100 * x.op.timed_share
+        yield f"{x.op.op}: the kinds of calls that were timed are {share:.0f} % of all"
 
 
 def _percent(change: float) -> str:
@@ -343,7 +351,7 @@ def page_table(found: Sequence[Line]) -> dict[str, list[Any]]:
 def _cells(x: Line) -> list[tuple[str, str]]:
     e = x.effect
     kernel = x.op.op if x.op else "all kernels"
-    calls = f", {_calls(x)} calls a step" if x.op else ""
+    calls = f", {_calls(x)} a step" if x.op else ""
     judged = f", {_judged(x)}" if x.whole else ""
     return [
         (e.task, f"{e.record.task.profile}, {e.record.variant}; {e.machine}"),

@@ -27,7 +27,7 @@ ALPHA = 0.05
 LEVEL = 0.95
 
 EQUIVALENT, DIFFERENT, INCONCLUSIVE = "EQUIVALENT", "DIFFERENT", "INCONCLUSIVE"
-NOT_TIMED = "NOT TIMED"
+UNTIMED = "UNTIMED"
 
 Steps = Mapping[int, float | None]
 
@@ -38,7 +38,7 @@ class Equivalence:
 
     Attributes:
         verdict: EQUIVALENT (two one-sided tests), DIFFERENT (by more than the bound), INCONCLUSIVE,
-            or NOT TIMED where there is nothing to compare.
+            or UNTIMED where there is nothing to compare.
         ratio: of the steps, to those of the baseline; None without a pair that reached it.
         pairs: seeds that both were run with.
         missed: of those, how many did not reach the target on both sides.
@@ -286,14 +286,15 @@ def _joules_per_step(parts: Iterable[Attribution]) -> float | None:
 
 
 def _step_s(parts: Sequence[Attribution], impl: str) -> tuple[float, float] | None:
-    """Seconds on the wall of a step of the baseline, and of an implementation."""
+    """Seconds of a step of the baseline, and of an implementation, by the clock that decides."""
     if not parts:
         return None
-    base, other = (
-        float(np.median([np.median(p.arms[n or p.baseline].times.wall_s) for p in parts]))
-        for n in ("", impl)
-    )
-    return base, other
+    found = [
+        [np.median(typical(p.arms[n].times, p.clock, p.rounds)) for n in (p.baseline, impl)]
+        for p in parts
+    ]
+    base, other = np.median(found, axis=0)
+    return float(base), float(other)
 
 
 def _interval(y: Sequence[float], level: float = LEVEL) -> Interval | None:
@@ -349,7 +350,7 @@ def _calls(parts: Sequence[Attribution], impl: str) -> Iterator[CallEffect]:
 
 
 def _kind(call: OpCall) -> tuple[Any, ...]:
-    return call.op, tuple(call.shape.items()), call.dtype, tuple(call.gradients)
+    return call.op, tuple(call.shape), call.dtype, tuple(call.gradients)
 
 
 def _seconds(alike: Iterable[tuple[str, OpCall]], impl: str) -> tuple[float, float] | None:
@@ -464,7 +465,7 @@ def equivalence(base: Steps, other: Steps) -> Equivalence:
     """
     seeds = sorted(set(base) & set(other))
     if not seeds:
-        return Equivalence(NOT_TIMED, None, 0, 0, "no runs to a target with both, on equal seeds")
+        return Equivalence(UNTIMED, None, 0, 0, "no runs to a target with both, on equal seeds")
     both = [(base[s], other[s]) for s in seeds]
     y = np.array([math.log(b / a) for a, b in both if a and b])
     missed = len(seeds) - len(y)

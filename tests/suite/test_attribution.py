@@ -25,8 +25,6 @@ NAMES = itertools.count()
 class Inline:
     """An arm in this process."""
 
-    started: list[str]
-
     def __init__(self, arm, threads, log):
         self.arm, self.threads, self.laps = arm, threads, None
 
@@ -36,6 +34,9 @@ class Inline:
             return getattr(self.laps, what)(*arguments)
         except Exception as error:
             raise ArmFailed(f"{type(error).__name__}: {error}") from error
+
+    def dismiss(self):
+        return
 
     def end(self):
         return
@@ -118,7 +119,7 @@ def test_a_planted_slowdown_is_found_alone_in_its_share_and_in_the_step(told):
 def test_what_is_captured_is_what_training_issues(counted):
     records, _ = _found(_asked(only=["toys.scale"]), counted, pairs=1)
     [call] = records[0].attribution.calls
-    assert call.shape == {"0": "4x3", "1": "4x3"}
+    assert call.shape == [("0", "4x3"), ("1", "4x3")]
     assert (call.op, call.mode, call.calls) == ("toys.scale", "full", 5)
     assert records[0].attribution.observed_steps == 5
     arms = records[0].attribution.arms
@@ -210,7 +211,7 @@ def test_amdahl():
         ([150, 300, 450, 600, 750], effects.INCONCLUSIVE),
         ([100, 300, 200, 400, 600], effects.INCONCLUSIVE),
         ([100, 200, 300, 400, None], effects.INCONCLUSIVE),
-        ([], effects.NOT_TIMED),
+        ([], effects.UNTIMED),
     ],
 )
 def test_steps_to_target_are_the_same_only_when_shown_to_be(other, verdict):
@@ -290,7 +291,7 @@ def test_a_report_says_what_the_kernels_do_and_derives_again(told):
     # A step takes 12 units before and 42 after, the median run 40 steps: at a dollar a second.
     assert "| `reference` | all | — | — | — | 3.5 [3.5, 3.5] | 3.5 [3.5, 3.5] | slower |" in text
     assert "EQUIVALENT 1 (too few to bound it), 5 seeds | 3.5 [3.5, 3.5]" in text
-    assert "torch trains for 480 ms to the target" in text
+    assert "torch trains for 480 ms of processor time to the target" in text
     assert "torch costs $0.480 to the target, at 3600 USD an hour" in text
     assert "Energy to target" not in text
     assert "`toys.scale` | 2 of 4x3; gradients of 1" in text
@@ -308,7 +309,7 @@ def test_the_command_shows_it_and_draws_it(told, monkeypatch, tmp_path, capsys):
     assert app([*command, told.uri], standalone_mode=False) == 0
     shown = capsys.readouterr().out
     assert "toys.scale" in shown
-    assert "control, the baseline against itself" in shown
+    assert "control, torch against itself" in shown
     assert plot.read_bytes()[:4] == b"\x89PNG"
     wrong = [*command[:-3], "--plot", "steps.gif", "--store", told.uri]
     with pytest.raises(ValueError, match=r"unknown kind of picture '.gif'"):
