@@ -23,7 +23,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from kernels.bench.accuracy import Accuracy, Evaluated, compared, evaluated, weights_of
 from kernels.bench.providers import MOST_COMPILED_STEPS, Call, CannotRun, flat
-from kernels.dispatch import _OPS, Op, Unavailable
+from kernels.dispatch import _OPS, INTERPRETED, Op, Unavailable
 
 Moment = Any  # of a clock in seconds, or a CUDA event
 
@@ -80,6 +80,8 @@ class Example:
 
         if impl == "compile":
             self._refuse_long_loops()
+        if impl == "triton" and INTERPRETED:
+            raise CannotRun("TRITON_INTERPRET=1 is set, and an interpreter has no speed")
         args, options = tree_map(own, (self.args, self.options))
         op = _OPS[self.kind.op]
         try:

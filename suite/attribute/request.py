@@ -167,6 +167,8 @@ def resolve(
         for one in given:
             if one not in allowed:
                 raise task.unknown(kind, one, allowed)
+    if "triton" in (base, *chosen) and not device.startswith("cuda"):
+        raise ValueError("impl 'triton' needs a CUDA device: interpreted kernels have no speed")
     if base in chosen:
         raise ValueError(f"--impl {base} is the baseline: name another one of {', '.join(others)}")
     ops = tuple(op for op in calling[variant] if not only or op in set(only))
