@@ -66,6 +66,9 @@ class Laps:
 
     def __init__(self, arm: Arm, threads: int) -> None:
         self.arm, self.threads = arm, threads
+        if arm.spec.device.startswith("cuda"):
+            # Events are those of the current device.
+            torch.cuda.set_device(arm.spec.device)
         self.watch = Watch(dict.fromkeys(arm.kept, arm.baseline), self._training)
         self.dispatched: dict[str, Counter[str]] = {}
         self.timed: dict[tuple[Kind, str], Timed] = {}

@@ -142,11 +142,12 @@ def resolve(
         ValueError: a name that does not exist, or a task or variant without a kernel.
     """
     t = task.find(name)
-    calling = kernels_of(name)
+    # A task that lets nobody choose how its kernels are computed has nothing to compare.
+    calling = kernels_of(name) if len(t.impls) > 1 else {}
     if not calling:
         raise ValueError(
-            f"{name} calls no kernel, so there is nothing to attribute. "
-            f"Tasks that do: {', '.join(attributable()) or 'none'}"
+            f"{name} calls no kernel in more than one implementation: there is nothing to "
+            f"attribute. Tasks that do: {', '.join(attributable()) or 'none'}"
         )
     if variant is not None and variant not in t.variants:
         raise task.unknown("variant", variant, t.variants)
@@ -155,8 +156,6 @@ def resolve(
             f"variant {variant!r} of {name} calls no kernel. Variants that do: {', '.join(calling)}"
         )
     variant = variant or next(iter(calling))
-    if len(t.impls) < 2:
-        raise ValueError(f"{name} has one implementation, {t.impls[0]}: there is none to compare")
     base = baseline or (BASELINE if BASELINE in t.impls else t.impls[0])
     others = [i for i in t.impls if i != base and (i != "triton" or device.startswith("cuda"))]
     chosen = list(dict.fromkeys(impls)) or others
