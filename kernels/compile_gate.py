@@ -4,9 +4,10 @@ Triton needs no GPU to compile: the public functions are called on tensors witho
 launch is written down instead of made, and each that Triton would compile to a binary of its own is
 compiled for the architecture asked for. What the compiler reports (registers, stack, shared memory)
 and the opcodes in the machine code make a row, named after the first case that needs the binary.
-Rows repeat exactly for one version of Triton, so they are compared exactly with a stored table: a
-kernel that begins to spill, outgrows shared memory or loses its tensor-core instructions is seen
-without a GPU.
+A further row for each case counts the launches that it makes, forward and backward. Rows repeat
+exactly for one version of Triton, so they are compared exactly with a stored table: a kernel that
+begins to spill, outgrows shared memory or loses its tensor-core instructions, and an operation that
+takes one launch more, is seen without a GPU.
 
 A compiler that fails can take its process with it, so each launch is compiled in a process of its
 own. ``python -m kernels.compile_gate --help`` says how to run it.
@@ -56,6 +57,28 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What the cases of an op launch.
+
+    Attributes:
+        distinct: what Triton knows a binary by -> the first launch that needs it.
+        made: case -> kernel -> how many launches, each the same binary or not.
+    """
+
+    distinct: dict[str, Launch] = field(default_factory=dict)
+    made: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def note(self, launch: Launch, known_by: Any) -> None:
+        """Add a launch."""
+        self.distinct.setdefault(f"{launch.kernel} {known_by}", launch)
+        self.made.setdefault(launch.case, Counter())[launch.kernel] += 1
+
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """The rows that count launches."""
+        return {f"launches | {case}": {"launches": dict(made)} for case, made in self.made.items()}
+
+
+@dataclass(frozen=True)
 class Pointer:
     """Stands for a tensor: Triton looks at its type and at its alignment only."""
 
@@ -101,8 +124,8 @@ def folders() -> list[str]:
     ]
 
 
-def launches(folder: str, architecture: int) -> list[Launch]:
-    """Every launch with a binary of its own that the cases of an op make, forward and backward."""
+def traced(folder: str, architecture: int) -> Trace:
+    """Every launch that the cases of an op make, forward and backward."""
     import torch
 
     from kernels.dispatch import Op
@@ -110,7 +133,7 @@ def launches(folder: str, architecture: int) -> list[Launch]:
 
     module = importlib.import_module(f"kernels.{folder}")
     cases = importlib.import_module(f"kernels.{folder}.cases")
-    found: dict[str, Launch] = {}
+    found = Trace()
     # Called as users call them, but no GPU is asked for and, as in a compiled region, no value.
     with (
         patch.object(Op, "__call__", _as_triton),
@@ -122,7 +145,7 @@ def launches(folder: str, architecture: int) -> list[Launch]:
                 args, more = _without_memory(cases, op, case)
                 with _written_down(f"{folder}: {case.name}", architecture, found):
                     getattr(module, op)(*args, **more)
-    return list(found.values())
+    return found
 
 
 def _as_triton(op: Any, *args: Any, impl: str | None = None, **options: Any) -> Any:
@@ -159,8 +182,8 @@ def _without_memory(cases: Any, op: str, case: Any) -> tuple[Sequence[Any], dict
 
 
 @contextlib.contextmanager
-def _written_down(case: str, architecture: int, found: dict[str, Launch]) -> Iterator[None]:
-    """Write launches down instead of making them: what Triton knows a binary by -> the first."""
+def _written_down(case: str, architecture: int, found: Trace) -> Iterator[None]:
+    """Write launches down instead of making them."""
     import torch
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
@@ -171,8 +194,7 @@ def _written_down(case: str, architecture: int, found: dict[str, Launch]) -> Ite
         typed = tuple(Pointer(a.dtype) if isinstance(a, torch.Tensor) else a for a in args)
         name = self.fn.__name__.strip("_")
         known_by = self.create_binder()[-1](*typed, **options, debug=False)[1:]
-        launch = Launch(name, case, self, typed, tuple(sorted(options.items())))
-        found.setdefault(f"{name} {known_by}", launch)
+        found.note(Launch(name, case, self, typed, tuple(sorted(options.items()))), known_by)
 
     with patch.object(JITFunction, "run", note):
         yield
@@ -221,7 +243,9 @@ def _tensor_core_dots(code: str) -> int:
 
 def problems(row: dict[str, Any], architecture: int) -> list[str]:
     """What is wrong with a row by itself: what it spills, outgrows, or leaves unused."""
-    found = []
+    found: list[str] = []
+    if "launches" in row:
+        return found
     if row["stack_bytes"]:
         found.append(f"spills {row['stack_bytes']} bytes to the stack")
     if row["shared_bytes"] > SHARED_LIMIT[architecture]:
@@ -258,12 +282,14 @@ def table_path(architecture: int, folder: Path) -> Path:
 
 
 def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:
-    """Compile every launch of some ops: name -> row, or what the compiler died of."""
+    """Trace some ops and compile each binary: name -> row, or what the compiler died of."""
     from triton.runtime.cache import triton_key
 
     # Triton's fingerprint of itself: computed here, it is known in every process forked from here.
     triton_key()
-    todo = [launch for folder in ops for launch in launches(folder, architecture)]
+    traces = [traced(folder, architecture) for folder in ops]
+    todo = [launch for trace in traces for launch in trace.distinct.values()]
+    counts = {name: row for trace in traces for name, row in trace.counts().items()}
     seen: Counter[str] = Counter()
     names = []
     for launch in todo:
@@ -276,7 +302,7 @@ def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict
         return _in_own_process(lambda: compiled(launch, architecture))
 
     with ThreadPoolExecutor(jobs) as pool:
-        return dict(sorted(zip(names, pool.map(one, todo), strict=True)))
+        return counts | dict(zip(names, pool.map(one, todo), strict=True))
 
 
 def _in_own_process(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -368,8 +394,12 @@ def _reported(
     for line in wrong:
         print(f"sm_{architecture} {line}")
     if not wrong:
-        most = max(row["registers"] for row in found.values())
-        print(f"sm_{architecture}: {len(found)} launches as stored, at most {most} registers")
+        used = [row["registers"] for row in found.values() if "registers" in row]
+        cases = len(found) - len(used)
+        print(
+            f"sm_{architecture}: {len(used)} binaries as stored, at most {max(used)} registers; "
+            f"the launches of {cases} cases as stored"
+        )
     return bool(wrong)
 
 

@@ -10,7 +10,7 @@ import itertools
 import math
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,42 @@ def require(cluster: Cluster, needs: Needs, what: str) -> None:
     )
 
 
+def check_nodes(nodes: Iterable[Node], uri: str, probe: str, versions: dict[str, str]) -> None:
+    """See that every node that can run something reads and writes the store, and has this code.
+
+    Args:
+        nodes: where runs may go.
+        uri: of the store.
+        probe: the name of a file that this process has written into it.
+        versions: task -> the version of its code here.
+
+    Raises:
+        StoreError: a node cannot use the store, or has other code.
+        ClusterError: a node does not answer.
+    """
+    import ray
+
+    look: Any = ray.remote(problem_of)
+    calls = {
+        look.options(num_cpus=0, scheduling_strategy=_on(node.id)).remote(
+            uri, probe, versions
+        ): node
+        for node in nodes
+        if node.cpus or node.gpus
+    }
+    ready, late = ray.wait(list(calls), num_returns=len(calls), timeout=CHECK_S)
+    for call in ready:
+        try:
+            problem = ray.get(call)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"node {calls[call].address}: {first_line(error)}") from error
+        if problem:
+            raise StoreError(f"node {calls[call].address}: {problem}{_advice(uri)}")
+    if late:
+        names = ", ".join(calls[call].address for call in late)
+        raise ClusterError(f"no answer within {CHECK_S:g} s from: {names}")
+
+
 def _room(nodes: list[Node], needs: Needs) -> int:
     """How many runs of these needs the nodes have room for, with the actors of each."""
     room = sum(_fits(node, needs) for node in nodes)
@@ -161,7 +197,8 @@ class _Driver:
         self.campaign.store.write(self.probe, b"the driver was here")
         stopped = True
         try:
-            self._check_nodes()
+            self._look()
+            check_nodes(self.nodes.values(), self.uri, self.probe, self.versions)
             while self.dispatcher.left:
                 stop.check()
                 self._grow()
@@ -170,31 +207,6 @@ class _Driver:
         finally:
             self._end(stopped)
             self.campaign.store.delete(self.probe)
-
-    def _check_nodes(self) -> None:
-        """Raise StoreError unless every node can write the store and has the same code."""
-        import ray
-
-        look: Any = ray.remote(problem_of)
-        self._look()
-        calls = {
-            look.options(num_cpus=0, scheduling_strategy=_on(node.id)).remote(
-                self.uri, self.probe, self.versions
-            ): node
-            for node in self.nodes.values()
-            if node.cpus or node.gpus
-        }
-        ready, late = ray.wait(list(calls), num_returns=len(calls), timeout=CHECK_S)
-        for call in ready:
-            try:
-                problem = ray.get(call)
-            except ray.exceptions.RayError as error:
-                raise ClusterError(f"node {calls[call].address}: {first_line(error)}") from error
-            if problem:
-                raise StoreError(f"node {calls[call].address}: {problem}{_advice(self.uri)}")
-        if late:
-            names = ", ".join(calls[call].address for call in late)
-            raise ClusterError(f"no answer within {CHECK_S:g} s from: {names}")
 
     def _look(self) -> None:
         usable = {n.id: n for n in self.cluster.nodes() if n.id not in self.left_out}

@@ -52,6 +52,11 @@ def t_interval(x: npt.ArrayLike, level: float = 0.95, scale: str = "linear") -> 
     it would decide the result, so such a sample is treated on the linear scale with the ends
     clipped to [0, 1], and the interval's ``scale`` says ``linear``.
 
+    In simulation it covers 95 % within a point where the values are normal on its scale, from 3
+    values up, and within two points where they have two even modes, from 5 up. Where one run in
+    five fails apart from the rest, no interval of 5 values can know of it: this one covers 79 %,
+    of 20 values 93 %.
+
     Args:
         x: the values, at least one. One value alone bounds nothing: the ends are those of the
             domain.
@@ -279,6 +284,26 @@ def probability_of_improvement(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     """
     left, right = _sample(a)[:, None], _sample(b)[None, :]
     return float(np.mean((left > right) + 0.5 * (left == right)))
+
+
+def hedges_g(a: npt.ArrayLike, b: npt.ArrayLike) -> float | None:
+    """How far a lies above b in standard deviations, corrected for small samples (Hedges' g).
+
+    The unit is the root mean square of the two sides' own standard deviations, so that it does
+    not matter how strongly the sides are paired (Lakens 2013, g_av). None where there is no
+    spread to measure by: a side of one value, or two constant sides.
+
+    Raises:
+        ValueError: no values on a side, NaN or infinity.
+    """
+    left, right = _sample(a), _sample(b)
+    if min(left.size, right.size) < 2:
+        return None
+    spread = math.sqrt((np.var(left, ddof=1) + np.var(right, ddof=1)) / 2)
+    if spread <= 1e-14 * max(np.abs(left).max(), np.abs(right).max()):
+        return None
+    correction = 1 - 3 / (4 * (left.size + right.size - 2) - 1)
+    return float(correction * (left.mean() - right.mean()) / spread)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -11,13 +11,14 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from suite import space as spaces
 from suite import task
-from suite.cluster import Cluster, ClusterError, Node
+from suite.cluster import Cluster, ClusterError
 from suite.local import Stop, stoppable
 from suite.plan import Spec, expand
 from suite.record import digest, utc
@@ -331,7 +332,7 @@ def run(
 
     store.check_writable()
     jobs = min(_room(cluster, needs), jobs or sweep.samples, sweep.samples)
-    _refuse_blind_nodes(store, cluster.nodes())
+    _check_nodes(sweep, store, cluster)
     placement = Placement(
         scheduler="ray",
         workers=jobs,
@@ -592,33 +593,15 @@ def _room(cluster: Cluster, needs: Needs) -> int:
     return room
 
 
-def _refuse_blind_nodes(store: Store, nodes: Sequence[Node]) -> None:
-    """Raise StoreError unless every node of the cluster sees what this process writes."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def _check_nodes(sweep: Sweep, store: Store, cluster: Cluster) -> None:
+    from suite.driver import check_nodes
 
-    @ray.remote(num_cpus=0, max_retries=0)
-    def sees(uri: str, name: str) -> bool:
-        return Store(uri).read(name) is not None
-
-    probe = f".probe-{os.urandom(8).hex()}"
-    store.write(probe, b"probe")
+    probe = f".probe-{secrets.token_hex(8)}"
+    store.write(probe, b"the sweep was here")
     try:
-        asked = [
-            sees.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(n.id, soft=False)
-            ).remote(store.uri, probe)
-            for n in nodes
-        ]
-        seen = ray.get(asked, timeout=120)
+        check_nodes(cluster.nodes(), store.uri, probe, {sweep.base.task: sweep.base.version})
     finally:
         store.delete(probe)
-    blind = [n.address for n, ok in zip(nodes, seen, strict=True) if not ok]
-    if blind:
-        raise StoreError(
-            f"{store.uri} is not shared: {', '.join(blind)} cannot see what is written there; "
-            "give --store a folder that all nodes mount, or s3://..., gs://..."
-        )
 
 
 @contextlib.contextmanager

@@ -34,6 +34,19 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
+# Each of these groups keeps one process busy for minutes, mostly waiting. They are begun first, and
+# the processors' own work fills the gaps.
+FIRST = ("hosts", "ray", "sweeps", "gate", "faults")
+
+
+def pytest_collection_modifyitems(items):
+    def rank(item):
+        groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
+        return next((i for i, name in enumerate(FIRST) if name in groups), len(FIRST))
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(autouse=True)
 def _own_settings(monkeypatch):
     monkeypatch.delenv("SUITE_STORE", raising=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from suite import task
-from suite.cli import attribute, campaigns, clusters, data, gate, kernels, sweeps
+from suite.cli import attribute, campaigns, clusters, data, gate, kernels, power, sweeps
 from suite.cli.options import (
     DEFAULT_STORE,
     INFRASTRUCTURE,
@@ -33,6 +33,7 @@ app.add_typer(campaigns.app)
 app.add_typer(sweeps.app)
 app.add_typer(gate.app)
 app.add_typer(attribute.app)
+app.add_typer(power.app)
 app.add_typer(data.app, name="data")
 app.add_typer(kernels.app, name="bench")
 app.add_typer(clusters.app, name="cluster")

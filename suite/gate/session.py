@@ -139,7 +139,10 @@ def session(
 def _why_nothing(found: Found) -> str:
     if not found.outcomes:
         return "no test here uses pytest-benchmark's fixture; name the files that do"
-    listed = "\n".join(f"  {n}: {kind}" for n, (kind, _) in sorted(found.outcomes.items()))
+    listed = "\n".join(
+        "  " + ": ".join(filter(None, (name, kind, *said.splitlines()[-1:])))
+        for name, (kind, said) in sorted(found.outcomes.items())
+    )
     return f"no benchmark could be timed on both sides:\n{listed}"
 
 

@@ -18,6 +18,8 @@ PROBE = "suite_gate_probe"
 PYTEST = (
     "-m", "pytest", "-q", "-o", "addopts=", "--benchmark-disable",
     "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-p", "no:randomly",
+    # It says that the fixture was not used, because here it does not time.
+    "-W", "ignore::pytest_benchmark.logger.PytestBenchmarkWarning",
     "-p", PROBE,
 )  # fmt: skip
 POLL_S = 0.2

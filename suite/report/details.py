@@ -55,7 +55,8 @@ def of_claim(row: ClaimRow) -> Details:
         ("Claimed in", [claim.source]),
         ("Rule", [_rule(row)]),
         ("Left less right", [row.difference]),
-        ("One-sided p", [number(v.p)] if v and v.p is not None else []),
+        ("Effect", [row.effect] if row.effect else []),
+        ("One-sided p", _p_values(row)),
         ("Note", [claim.note] if claim.note else []),
     ]
     for series in row.sides:
@@ -71,6 +72,12 @@ def of_claim(row: ClaimRow) -> Details:
         "head": head,
         "rows": _pairs(row, left, right),
     }
+
+
+def _p_values(row: ClaimRow) -> list[str]:
+    if row.verdict is None or row.verdict.p is None:
+        return []
+    return [f"{number(row.verdict.p)}; over all claims of the task (Holm) {number(row.p_holm)}"]
 
 
 def _facts(series: Series) -> list[tuple[str, list[str]]]:

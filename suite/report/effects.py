@@ -18,7 +18,7 @@ from suite.attribute.request import CONTROL, without
 from suite.gate.decide import Decision, decide
 from suite.gate.session import typical
 from suite.record import FINISHED, Attribution, OpCall, Record
-from suite.report.series import device_of, machine_of, overrides_of
+from suite.report.series import device_of, machine_of, overrides_of, was_timed
 from suite.stats import Interval, hodges_lehmann_interval, wilcoxon_signed_rank
 
 # Steps to the target are the same if they differ by less, as tested at ALPHA.
@@ -439,7 +439,7 @@ def _same(run: Record, like: Record) -> bool:
         and run.variant == like.variant
         and device_of(run) == device_of(like)
         and not run.extra.get("overrides")
-        and run.task.timed_to is not None
+        and was_timed(run)
     )
 
 

@@ -40,6 +40,13 @@ FOOTNOTES = {
 NO_RECORDS = "There are no records yet. Type `suite reproduce` to make some."
 SMOKE = "A smoke run is a few seconds long: it shows that the code runs, and is no result."
 
+HOW_COMPARED = (
+    "Runs are paired by seed. g is the difference in standard deviations (Hedges), P(better) the "
+    "chance that a run of the left is better than one of the right, whatever their seeds; above 0 "
+    "and above 0.5 they speak for the claim. Each verdict stands for itself: claims.csv also has "
+    "p_holm, adjusted for all claims of the task."
+)
+
 Column = tuple[str, Callable[[Row], Any]]
 ClaimColumn = tuple[str, Callable[[ClaimRow], Any]]
 
@@ -152,6 +159,7 @@ CLAIM_COLUMNS: tuple[ClaimColumn, ...] = (
     ("Left", lambda c: md(c.left_text)),
     ("Right", lambda c: md(c.right_text)),
     ("Left less right", lambda c: md(c.difference)),
+    ("Effect", lambda c: md(c.effect or NONE)),
     ("Held in", lambda c: md(c.pairs)),
     ("Verdict", lambda c: md(label(c.word)) + ("†" if c.dirty else "")),
     ("Why", lambda c: md(c.why)),
@@ -178,6 +186,9 @@ CLAIM_CSV_COLUMNS: tuple[ClaimColumn, ...] = (
     ("low95", lambda c: text.computed(c.gap[1])),
     ("high95", lambda c: text.computed(c.gap[2])),
     ("p", lambda c: text.computed(c.verdict.p if c.verdict else None)),
+    ("p_holm", lambda c: text.computed(c.p_holm)),
+    ("hedges_g", lambda c: text.computed(c.g)),
+    ("p_better", lambda c: text.computed(c.p_better)),
     ("pairs", lambda c: c.verdict and c.verdict.n),
     ("held", lambda c: c.verdict and c.verdict.met),
     ("failed", lambda c: c.verdict and c.verdict.failed),
@@ -332,9 +343,7 @@ def _claims(claims: Sequence[ClaimRow]) -> str:
     notes = "".join(f"- {note}\n" for note in footnotes(table))
     records = [r for c in claims for s in c.sides for r in s.runs]
     ids = f"SHA-256 of the sorted record ids: `{ids_sha256(records)}`."
-    return f"# Claims\n\nRuns are paired by seed.\n\n{table}\n{notes}\n{ids}\n".replace(
-        "\n\n\n", "\n\n"
-    )
+    return f"# Claims\n\n{HOW_COMPARED}\n\n{table}\n{notes}\n{ids}\n".replace("\n\n\n", "\n\n")
 
 
 def _csv(columns: Sequence[tuple[str, Callable[[Any], Any]]], rows: Sequence[Any]) -> str:

@@ -104,6 +104,7 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             ids_sha256=files.ids_sha256(report.records),
             generator=generator,
             legend=LEGEND,
+            how_compared=files.HOW_COMPARED,
             faults=faults.newest(report.records),
             faults_introduction=faults.INTRODUCTION,
             attributed=attribution.lines(found_effects),

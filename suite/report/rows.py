@@ -8,7 +8,13 @@ from functools import cached_property
 from suite.record import Record
 from suite.report.series import STEPS_TO_TARGET, Group, Series, Values
 from suite.report.text import NONE, duration, interval, number
-from suite.stats import Interval, clopper_pearson, t_interval
+from suite.stats import (
+    Interval,
+    clopper_pearson,
+    hedges_g,
+    probability_of_improvement,
+    t_interval,
+)
 from suite.task import Claim, Target
 from suite.verdict import (
     CONTRADICTED,
@@ -204,6 +210,8 @@ class ClaimRow:
         left: the runs claimed to be better, or None.
         right: the runs compared with, a number, or None.
         verdict: the judgement, None where a side has not been run.
+        p_holm: its p-value, adjusted for all claims of the task under this profile (Holm); None
+            where there is no p-value.
     """
 
     group: Group
@@ -211,6 +219,7 @@ class ClaimRow:
     left: Series | None
     right: Series | float | None
     verdict: Verdict | None
+    p_holm: float | None = None
 
     @property
     def sides(self) -> list[Series]:
@@ -276,6 +285,37 @@ class ClaimRow:
         ends = "" if low is None or high is None else f" [{number(low)}, {number(high)}]"
         return f"{'won ' if self.claim.ordered else ''}{number(estimate)}{ends}"
 
+    @cached_property
+    def g(self) -> float | None:
+        """Hedges' g, above 0 where it speaks for the claim; None where it has no meaning."""
+        if self.claim.ordered or not all(self._found):
+            return None
+        size = hedges_g(*([v for v in side if v is not None] for side in self._found))
+        return size if size is None or self.claim.mode == "max" else -size
+
+    @cached_property
+    def p_better(self) -> float | None:
+        """Probability that a run of the left is better than one of the right, whatever its seed.
+
+        It compares every run with every other. A time that was not reached comes last; other
+        runs without a value are left out. None where the claim is against a number.
+        """
+        if not all(self._found):
+            return None
+        sides = [[*side] for side in self._found]
+        if self.claim.ordered:
+            late = 1 + max((v for side in sides for v in side if v is not None), default=0.0)
+            sides = [[late if v is None else v for v in side] for side in sides]
+        left, right = ([v for v in side if v is not None] for side in sides)
+        chance = probability_of_improvement(left, right)
+        return chance if self.claim.mode == "max" else 1 - chance
+
+    @property
+    def effect(self) -> str:
+        """Both effect sizes as text."""
+        found = {"g": self.g, "P(better)": self.p_better}
+        return ", ".join(f"{k} {number(round(v, 3))}" for k, v in found.items() if v is not None)
+
     @property
     def pairs(self) -> str:
         """In how many pairs of seeds the claim held."""
@@ -287,6 +327,18 @@ class ClaimRow:
     def dirty(self) -> bool:
         """Whether a run was made from a tree with uncommitted changes."""
         return any(s.dirty for s in self.sides)
+
+    @cached_property
+    def _found(self) -> tuple[list[float | None], list[float | None]]:
+        """The values of both sides; empty for a number, or where no run came to a value."""
+        both = [
+            [*side.values(self.claim.metric).values()] if isinstance(side, Series) else []
+            for side in (self.left, self.right)
+        ]
+        left, right = (
+            side if self.claim.ordered or any(v is not None for v in side) else [] for side in both
+        )
+        return left, right
 
     def _measured(self, side: Series | float | None) -> str:
         if not isinstance(side, Series):

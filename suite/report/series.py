@@ -109,10 +109,10 @@ class Series:
         """Seed -> the metric at the end of the run, None where the run came to no value.
 
         ``steps_to_target`` is None where the target was not reached within the run's budget; a
-        run that broke off says nothing about it and is left out.
+        run that broke off, or was evaluated but once, says nothing about it and is left out.
         """
         if metric == STEPS_TO_TARGET:
-            return {r.seed: _steps(r) for r in self.runs if _ran_to_its_budget(r)}
+            return {r.seed: _steps(r) for r in self.runs if was_timed(r)}
         return {r.seed: value_of(r, metric) for r in self.runs}
 
     def median(self, numbers: Iterable[float | None]) -> float | None:
@@ -282,8 +282,11 @@ def _has_value(record: Record) -> bool:
     return record.status in FINISHED - {"nan"}
 
 
-def _ran_to_its_budget(record: Record) -> bool:
-    return record.task.timed_to is not None and record.status in FINISHED
+def was_timed(record: Record) -> bool:
+    """Whether a run to its budget could have crossed the target: it takes two evaluations."""
+    if record.task.timed_to is None or record.status not in FINISHED or record.train is None:
+        return False
+    return len(record.train.curve["step"]) > 1
 
 
 def _steps(record: Record) -> float | None:

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from suite.record import Record
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group, Series, group, rank
 from suite.report.text import flat, goal, interval
+from suite.stats import holm
 from suite.task import Claim
 from suite.verdict import judge_claim, judge_target
 
@@ -101,6 +102,14 @@ def _claim_rows(g: Group) -> list[ClaimRow]:
         found = [_claim_row(g, claim, sides[key]) for key in sorted(sides)]
         judged = [row for row in found if row.verdict]
         rows += judged or found[:1] or [_claim_row(g, claim, {})]
+    return _adjusted(rows)
+
+
+def _adjusted(rows: list[ClaimRow]) -> list[ClaimRow]:
+    """The rows with the p-values that allow for how many of them there are."""
+    tested = [(i, r.verdict.p) for i, r in enumerate(rows) if r.verdict and r.verdict.p is not None]
+    for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+        rows[i] = replace(rows[i], p_holm=p)
     return rows
 
 

@@ -41,6 +41,11 @@ def test_skips(benchmark):
 def test_is_no_benchmark():
     raise AssertionError("nobody asked")
 """
+# A project that lets no warning pass, such as pytest-benchmark's of a fixture that was not used.
+STRICT = """
+[pytest]
+filterwarnings = error
+"""
 OLD = (
     TESTS
     + """
@@ -73,7 +78,7 @@ def test_dies(benchmark):
 def repo(tmp_path_factory):
     root = tmp_path_factory.mktemp("repo")
     git(root, "init", "-q")
-    commit(root, {"work.py": WORK, "test_speed.py": OLD})
+    commit(root, {"work.py": WORK, "test_speed.py": OLD, "pytest.ini": STRICT})
     git(root, "tag", "old")
     commit(root, {"test_speed.py": NEW})
     return root

@@ -1,6 +1,7 @@
 """Campaigns on Ray: one private cluster of two nodes for all of them."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from suite import cluster, driver, slot
 from suite.cluster import Cluster, ClusterError, Node
 from suite.dispatch import ATTEMPTS, Run
 from suite.driver import Resources
-from suite.local import Campaign
+from suite.local import Campaign, stoppable
 from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store, StoreError
@@ -267,21 +268,23 @@ def test_exclusive_runs_have_a_node_each(ray2, toy, store):
 
 
 def test_a_store_that_a_node_cannot_use_is_told_before_anything_runs(ray2, toy, tmp_path):
-    shared = Store(str(tmp_path / "store"))
     # What a folder of the driver's own machine is to the others: there, but another one.
-    shared.read = lambda name: None
+    with pytest.raises(StoreError, match=r"node 127.*another one there.*shared folder"):
+        driver.check_nodes(ray2.nodes(), str(tmp_path), "what only this process has", {})
+
+
+def test_a_campaign_checks_its_nodes_first(ray2, toy, tmp_path):
+    spec = dataclasses.replace(toy()[0], version="0" * 64)
     started = []
     one = driver._Driver(
         ray2,
         Resources(),
-        [Run(spec) for spec in toy()],
-        Campaign(shared),
+        [Run(spec)],
+        Campaign(Store(str(tmp_path / "store"))),
         lambda *event: started.append(event),
     )
-    shared.write(one.probe, b"here")
-    shared.delete(one.probe)
-    with pytest.raises(StoreError, match=r"another one there.*shared folder"):
-        one._check_nodes()
+    with pytest.raises(StoreError, match="other code there"), stoppable() as stop:
+        list(one.run(stop))
     assert started == []
 
 

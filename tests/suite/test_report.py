@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from record_factory import claim, data_info, make_record, node
 
-from suite import report
+from suite import report, stats
 from suite.report import curves, files, page, series, tables, text
 from suite.store import Store
 
@@ -271,6 +271,46 @@ def test_a_claim_about_steps_counts_wins():
     assert row.word == "REPRODUCED"
     assert row.difference.startswith("won 1")
     assert row.right_text == "fixed: (0 of 5 reached)"
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_effects_speak_for_the_claim_where_they_are_above(mode, sign):
+    c = {"claims": [claim(mode=mode)]}
+    (row,) = judged(runs(0.92, 0.94, 0.96, variant="dropout", **c), runs(0.91, 0.93, 0.97, **c))
+    left, right = (0.92, 0.94, 0.96), (0.91, 0.93, 0.97)
+    assert row.g == pytest.approx(sign * stats.hedges_g(left, right))
+    better = stats.probability_of_improvement(left, right)
+    assert row.p_better == pytest.approx(better if mode == "max" else 1 - better)
+    assert row.effect.startswith("g ")
+
+
+def test_a_time_that_was_not_reached_is_the_latest_of_all():
+    c = [claim(metric="steps_to_target", mode="min")]
+    left = runs(*GOOD[:2], variant="dropout", crossing_step=100, claims=c)
+    right = [
+        *runs(GOOD[0], crossing_step=50, claims=c),
+        *runs(None, GOOD[1], crossing_step=None, claims=c)[1:],
+    ]
+    (row,) = judged(left, right)
+    assert (row.g, row.p_better) == (None, 0.5)
+
+
+def test_what_is_evaluated_once_has_no_time_to_target():
+    row = only(runs(*GOOD, curve={"step": [10.0], "test_accuracy": [0.97]}, crossing_step=None))
+    assert row.crossings == {}
+    assert row.steps == text.NONE
+
+
+def test_a_claim_against_a_number_has_no_other_side_to_beat():
+    (row,) = judged(runs(*GOOD, claims=[claim(left="fixed", right=0.9)]))
+    assert (row.g, row.p_better, row.p_holm, row.effect) == (None, None, None, "")
+
+
+def test_p_values_allow_for_all_claims_of_the_task():
+    c = {"claims": [claim(), claim(text="the reverse", left="fixed", right="dropout")]}
+    rows = judged(runs(*(v + 0.01 for v in GOOD), variant="dropout", **c), runs(*GOOD, **c))
+    assert [r.p_holm for r in rows] == stats.holm([r.verdict.p for r in rows])
+    assert rows[0].p_holm == pytest.approx(2 / 32)
 
 
 def test_a_claim_of_which_a_side_is_missing_is_not_run():

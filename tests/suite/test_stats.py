@@ -148,11 +148,23 @@ def test_bounds_move_up_with_the_sample(x: list[float], shift: float) -> None:
     assert stats.upper_bound(moved) == pytest.approx(stats.upper_bound(x) + shift, abs=1e-5)
 
 
-@pytest.mark.parametrize("n", [3, 5, 10])
-def test_t_interval_covers_what_it_says(n: int) -> None:
-    x = np.random.default_rng(0).normal(3.0, 2.0, (2000, n))
-    found = [stats.t_interval(row) for row in x]
-    covered = np.mean([i.low <= 3.0 <= i.high for i in found])
+def two_modes(draws: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    return draws.normal(size=size) + 1.5 * draws.choice([-1.0, 1.0], size=size)
+
+
+@pytest.mark.parametrize(
+    ("n", "scale", "draw", "centre"),
+    [
+        *((n, "linear", lambda g, size: g.normal(3.0, 2.0, size), 3.0) for n in (3, 5, 10, 20)),
+        *((n, "log", lambda g, size: g.lognormal(1.0, 0.5, size), math.e) for n in (3, 5, 20)),
+        *((n, "linear", two_modes, 0.0) for n in (5, 10, 20)),
+    ],
+)
+def test_t_interval_covers_what_it_says(n: int, scale: str, draw, centre: float) -> None:
+    found = [
+        stats.t_interval(row, scale=scale) for row in draw(np.random.default_rng(0), (4000, n))
+    ]
+    covered = np.mean([i.low <= centre <= i.high for i in found])
     assert 0.93 < covered < 0.97
 
 
@@ -499,6 +511,27 @@ def test_probability_of_improvement_is_mann_whitneys_u(a: list[float], b: list[f
     got = stats.probability_of_improvement(a, b)
     assert got == pytest.approx(u / (len(a) * len(b)))
     assert got + stats.probability_of_improvement(b, a) == pytest.approx(1.0)
+
+
+@prop
+@given(samples(2), samples(2))
+def test_hedges_g_changes_sign_with_the_sides_and_not_with_the_unit(
+    a: list[float], b: list[float]
+) -> None:
+    got = stats.hedges_g(a, b)
+    if got is None:
+        assert stats.hedges_g(b, a) is None
+        return
+    assert stats.hedges_g(b, a) == pytest.approx(-got)
+    assert stats.hedges_g([8 * v for v in a], [8 * v for v in b]) == pytest.approx(got)
+
+
+def test_hedges_g_by_hand() -> None:
+    # Both sides have a standard deviation of 1; 4 degrees of freedom correct by 1 - 3 / 15.
+    assert stats.hedges_g([3, 4, 5], [1, 2, 3]) == pytest.approx(2 * 0.8)
+    assert stats.hedges_g([1, 1, 1], [2, 2, 2]) is None
+    assert stats.hedges_g([0.1 + 0.2] * 2, [0.3] * 2) is None
+    assert stats.hedges_g([1.0], [1.0, 2.0]) is None
 
 
 def test_holm_by_hand() -> None:

@@ -348,8 +348,9 @@ def test_a_budget_ends_what_has_no_end(run):
 
 
 def test_a_store_that_nodes_do_not_share_is_refused(cluster):
-    with pytest.raises(StoreError, match="is not shared: "):
-        sweep._refuse_blind_nodes(Store(f"memory://sweep-{os.getpid()}"), cluster.nodes())
+    store = Store(f"memory://sweep-{os.getpid()}")
+    with pytest.raises(StoreError, match=r"node \S+: .* is another one there"):
+        sweep._check_nodes(sweep.plan(TOY, space=LR), store, cluster)
 
 
 def test_a_cluster_without_room_is_refused(cluster):
