@@ -26,9 +26,11 @@ from kernels.bench.roofline import bound_s, peaks, work
 from kernels.bench.workload import MODES, Workload, ops, workloads
 from suite import provenance
 from suite.record import (
+    ATTRIBUTIONS,
     SESSIONS,
     AbBlock,
     Accuracy,
+    Attribution,
     Check,
     Clock,
     CodeInfo,
@@ -369,7 +371,7 @@ def _record(
         timings=[Timing(**vars(t)) for t in outcome.timed.timings],
         missing=outcome.timed.missing,
         work=_work(w, outcome),
-        accuracy=[_accuracy(a) for a in outcome.accuracy],
+        accuracy=[accuracy_of(a) for a in outcome.accuracy],
         peak_mem_bytes=outcome.peak_bytes,
     )
     return sealed(
@@ -396,7 +398,8 @@ def _resolved(w: Workload, outcome: Outcome) -> str:
     return next(iter(outcome.dispatched.get(w.op, {})), outcome.provider)
 
 
-def _accuracy(found: Error) -> Accuracy:
+def accuracy_of(found: Error) -> Accuracy:
+    """An error as records have it."""
     return Accuracy(
         of=found.of,  # type: ignore[arg-type]
         reference=found.reference,
@@ -429,7 +432,7 @@ def _work(w: Workload, outcome: Outcome) -> WorkInfo | None:
 
 
 def sealed(
-    part: Micro | Check | AbBlock,
+    part: Micro | Check | AbBlock | Attribution,
     *,
     run_id: str,
     version: str,
@@ -459,10 +462,13 @@ def sealed(
         pydantic.ValidationError: content that the schema does not allow.
     """
     micro = part if isinstance(part, Micro) else None
-    kind = {Micro: "micro", Check: "check", AbBlock: "ab_block"}[type(part)]
+    kinds = {Micro: "micro", Check: "check", AbBlock: "ab_block", Attribution: "attribution"}
+    kind = kinds[type(part)]
     name = task_id(micro.op if micro else str(config["name"]))
     if kind == "ab_block":
         name = SESSIONS
+    elif kind == "attribution":
+        name = ATTRIBUTIONS + str(config["name"])
     ended = utc()
     cores, load = envelope["nodes"][0].cpu_cores, envelope["nodes"][0].load1_start or 0.0
     content: dict[str, Any] = {

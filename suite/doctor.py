@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from suite import data, launch, provenance
+from suite import data, energy, launch, provenance
 from suite.store import Store, StoreError
 
 
@@ -67,7 +67,11 @@ def _packages() -> Iterator[Finding]:
 def _gpus(gpus: list[provenance.GpuInfo]) -> Iterator[Finding]:
     for gpu in gpus:
         yield Finding("ok     ", "GPU", f"{gpu.name}, {gpu.mem_bytes / 2**30:.0f} GiB")
-    if not gpus:
+    if gpus:
+        read, how = energy.gpu_joules("cuda:0")
+        lacking = "" if read else "records of runs say so, and hold no joules"
+        yield Finding("lacks  " if lacking else "ok     ", "energy", how, lacking)
+    else:
         driver = shutil.which("nvidia-smi")
         meaning = "smoke and laptop run on the processor; the paper runs of large tasks take days"
         if driver:

@@ -46,6 +46,7 @@ class Campaign:
         save_every_s: the least time between two snapshots of a run.
         strike: a fault to inject into each run's first attempt.
         prompt: report each row at once, also from afar, for who measures when it came.
+        price_per_hour: of a machine, in USD, for the cost of each run.
         campaign_id: the name the records carry.
     """
 
@@ -59,6 +60,7 @@ class Campaign:
     save_every_s: float | None = None
     strike: Strike | None = None
     prompt: bool = False
+    price_per_hour: float | None = None
     campaign_id: str = dataclasses.field(
         default_factory=lambda: datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + os.urandom(3).hex()
     )
@@ -115,6 +117,8 @@ class Campaign:
         }
         if self.save_every_s is not None:
             options["save_every_s"] = self.save_every_s
+        if self.price_per_hour is not None:
+            options["price_per_hour"] = self.price_per_hour
         return Job(run.spec, options, self.strike if run.tries <= 1 else None)
 
     def _split(self, specs: list[Spec]) -> Iterator[tuple[Spec, Record | None, Run]]:

@@ -23,7 +23,7 @@ from pydantic import (
 
 SCHEMA = "fdl.result/1"
 
-Kind = Literal["train", "micro", "check", "compile", "fault", "ab_block"]
+Kind = Literal["train", "micro", "check", "compile", "fault", "ab_block", "attribution"]
 Status = Literal[
     "ok",
     "target_missed",
@@ -189,10 +189,15 @@ class Clock(_Part):
 
 
 class Cost(_Part):
-    """What the run used up; null where this machine cannot measure it, and why."""
+    """What the run used up; null where this machine cannot measure it, and why.
+
+    ``energy_j`` and ``usd`` are of the whole run, ``energy_to_target_j`` of its training until the
+    target was crossed.
+    """
 
     energy_j: float | None = None
     energy_method: str
+    energy_to_target_j: float | None = None
     usd: float | None = None
     price_source: str | None = None
 
@@ -374,9 +379,10 @@ class Check(_Part):
 
 
 # The kinds of records that are of something that is no training run.
-PARTS = ("micro", "check", "fault", "ab_block")
-# Where a store keeps comparisons of revisions.
+PARTS = ("micro", "check", "fault", "ab_block", "attribution")
+# Where a store keeps comparisons of revisions, and those of implementations inside a task.
 SESSIONS = "gate.session"
+ATTRIBUTIONS = "attribution."
 
 
 class AbRevision(_Part):
@@ -442,6 +448,115 @@ class AbBlock(_Part):
     outcomes: dict[str, tuple[str, str]]
 
 
+class OpCall(_Part):
+    """Calls of an op that are alike, as a task makes them, timed alone.
+
+    Attributes:
+        op: folder and function of the op.
+        shape: each argument and its sizes, or its value where it is no tensor, in order.
+        dtype: of the first tensor.
+        mode: ``full`` where the task asks for gradients, else ``forward``.
+        gradients: the arguments that it asks them for.
+        calls: how many the task made in ``Attribution.observed_steps``.
+        rounds: how often all were timed in turn; each has as many blocks of the arms.
+        clock: which times are compared.
+        times: implementation -> seconds a call; none of one that is off by more than allowed.
+        accuracy: implementation -> how far it is off.
+        missing: implementation -> why it has no times.
+    """
+
+    op: str
+    shape: list[tuple[str, str]]
+    dtype: str
+    mode: Literal["forward", "full"]
+    gradients: list[str]
+    calls: int
+    rounds: int
+    clock: Literal["wall", "cpu", "gpu"]
+    times: dict[str, AbArm]
+    accuracy: dict[str, list[Accuracy]]
+    missing: dict[str, str] = Field(default_factory=dict)
+
+
+class InPlace(_Part):
+    """How long ops take inside the steps of the baseline.
+
+    Attributes:
+        steps: that were watched.
+        clock: by which everything here is timed; ``gpu`` is by events on its stream.
+        seconds: of the same steps in a process that is not watched.
+        watched_s: of those that are.
+        forward_s, backward_s: op -> seconds of it.
+        calls: op -> how many.
+    """
+
+    steps: int
+    clock: Literal["wall", "cpu", "gpu"]
+    seconds: float
+    watched_s: float
+    forward_s: dict[str, float]
+    backward_s: dict[str, float]
+    calls: dict[str, int]
+
+
+class AttributionArm(_Part):
+    """One process of a pair: the task's training, timed between two evaluations.
+
+    Attributes:
+        impl: the implementation that the task was run with.
+        kept: ops that ran as in the baseline nevertheless.
+        dispatched: which implementation of which op ran how often, evaluations included.
+        steps: of each timed interval.
+        times: seconds a step in each.
+        energy_j: joules of each; None where none are counted.
+    """
+
+    impl: str
+    kept: list[str]
+    dispatched: dict[str, dict[str, int]]
+    steps: list[int]
+    times: AbArm
+    energy_j: list[float] | None = None
+
+
+class Attribution(_Part):
+    """What one pair of processes says of the kernels of a task; an arm is one of them.
+
+    Attributes:
+        session: pairs with the same one are judged together.
+        pair: its number, from 1.
+        baseline: the implementation that others are compared with, and the name of its arm.
+        ops: the ops that are looked at.
+        clock: which times of the arms are compared.
+        rounds: how often the arms were timed in turn.
+        order: in which a round goes through the arms, and then back.
+        arms: name -> what it took; ``control`` is the baseline once more.
+        observed_steps: in which the calls were counted.
+        untimed: op -> its calls of kinds that were too many to be timed alone.
+        calls: the kinds of calls.
+        in_place: the ops inside the baseline's steps; None where they could not be timed there.
+        outcomes: arm -> why it is not there.
+        energy_method: how joules were counted, or why not.
+        price_per_hour: of the machine, in USD, as the user gave it.
+    """
+
+    session: str
+    pair: int
+    baseline: str
+    ops: list[str]
+    clock: Literal["wall", "cpu"]
+    rounds: int
+    order: list[str]
+    arms: dict[str, AttributionArm]
+    observed_steps: int
+    untimed: dict[str, int]
+    calls: list[OpCall]
+    in_place: InPlace | None
+    outcomes: dict[str, str]
+    energy_method: str
+    price_per_hour: float | None = None
+
+
 class Record(_Part):
     """One attempt at one run. Build it with ``seal``, which names it."""
 
@@ -478,6 +593,7 @@ class Record(_Part):
     check: Check | None = None
     fault: FaultInfo | None = None
     ab_block: AbBlock | None = None
+    attribution: Attribution | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

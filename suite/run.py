@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from suite import checkpoint, data, provenance, task
+from suite import checkpoint, data, energy, provenance, task
 from suite.plan import Spec
 from suite.record import (
     Artifact,
@@ -52,13 +52,46 @@ class NotFinite(ArithmeticError):
 
 
 @dataclasses.dataclass
+class Meter:
+    """A counter that is read with the clock: what each part of a run adds to it.
+
+    Attributes:
+        read: gives the counter.
+        spent: part -> what the counter went up by.
+        last: what it was when the current part began.
+    """
+
+    read: Callable[[], float]
+    spent: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    last: float = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = self.read()
+
+    def switch(self, part: str) -> None:
+        """End a part."""
+        now = self.read()
+        self.spent[part] += now - self.last
+        self.last = now
+
+
+@dataclasses.dataclass
 class Stopwatch:
-    """Splits the time into parts without a gap: it is always in exactly one of them."""
+    """Splits the time into parts without a gap: it is always in exactly one of them.
+
+    Attributes:
+        device: is waited for where a part ends.
+        spent: part -> seconds.
+        part: the current one.
+        since: when it began.
+        meters: other counters that are split in the same way, by name.
+    """
 
     device: torch.device
     spent: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     part: str = "setup"
     since: float = dataclasses.field(default_factory=time.perf_counter)
+    meters: dict[str, "Meter"] = dataclasses.field(default_factory=dict)
 
     def switch(self, part: str) -> None:
         """End the current part and begin another."""
@@ -66,6 +99,8 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
         self.spent[self.part] += now - self.since
+        for meter in self.meters.values():
+            meter.switch(self.part)
         self.part, self.since = part, now
 
     @contextlib.contextmanager
@@ -164,9 +199,13 @@ def _random_state_kept() -> Iterator[None]:
 
 @dataclasses.dataclass
 class Trace:
-    """What a run has shown so far: the rows it yielded, each with the clock beside it."""
+    """What a run has shown so far: the rows it yielded, each with the clock beside it.
+
+    Beside each also stands what training had used of energy by then, where that is counted.
+    """
 
     rows: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    joules: list[float | None] = dataclasses.field(default_factory=list)
     yields: int = 0
     stop_requested: bool = False
     saved_at: float = dataclasses.field(default_factory=time.perf_counter)
@@ -210,6 +249,8 @@ def measure(
             watch.switch("eval")
             row = _row(given, watch)
             trace.rows.append(row)
+            meter = watch.meters.get("energy")
+            trace.joules.append(meter.spent["train"] if meter else None)
             trace.yields += 1
             yield row
             _refuse_not_finite(row)
@@ -288,10 +329,11 @@ class Attempt:
         retuned: bool = False,
         timeout_s: float = math.inf,
         save_every_s: float = SAVE_EVERY_S,
+        price_per_hour: float | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         created = utc()
-        self.spec, self.timeout_s = spec, timeout_s
+        self.spec, self.timeout_s, self.price_per_hour = spec, timeout_s, price_per_hour
         self.task, self.config = task.find(spec.task), spec.config()
         device = torch.device(spec.device)
         placement = placement or _whole_machine(device)
@@ -312,7 +354,22 @@ class Attempt:
         if snapshot:
             self.trace.rows, self.trace.yields = snapshot["rows"], snapshot["yields"]
             self.ctx.stopwatch.spent = dict(snapshot["spent"])
+        self.energy_method = self._count_joules(snapshot, placement)
         self.status, self.detail = "ok", ""
+
+    def _count_joules(self, snapshot: dict[str, Any] | None, placement: Placement) -> str:
+        """Read the energy counter with the clock, where there is one; how, or why not."""
+        read, method = energy.gpu_joules(self.spec.device, placement.gpus)
+        spent = (snapshot or {}).get("spent_j")
+        if read is None:
+            return method
+        if snapshot and spent is None:
+            return "not measured: the run began where its energy was not counted"
+        meter = Meter(read)
+        if snapshot and spent is not None:
+            meter.spent, self.trace.joules = dict(spent), list(snapshot["joules"])
+        self.ctx.stopwatch.meters["energy"] = meter
+        return method
 
     def rows(self, save: Callable[[], None] | None = None) -> Generator[dict[str, float]]:
         """Run to the end, a limit or a failure; yield each row as the task yields it.
@@ -356,16 +413,33 @@ class Attempt:
             "rows": self.trace.rows,
             "yields": self.trace.yields,
             "spent": dict(self.ctx.stopwatch.spent),
+            **self._joules_so_far(),
             "artifacts": [a.model_dump() for a in self.ctx.artifacts],
         }
+
+    def _joules_so_far(self) -> dict[str, Any]:
+        meter = self.ctx.stopwatch.meters.get("energy")
+        return {"spent_j": dict(meter.spent), "joules": self.trace.joules} if meter else {}
 
     def end(self) -> Record:
         """The record of what was run."""
         target = self.task.target(self.spec.profile, self.spec.variant)
         timed_to = self.task.timed_to(self.spec.profile, self.spec.variant)
         outcome = _outcome(self.ctx, self.trace, target, timed_to)
-        return _finish(
-            self.spec, self.draft, self.ctx, self.trace, outcome, self.status, self.detail
+        clock = self.ctx.stopwatch.read()
+        draft = self.draft | {"clock": clock, "cost": self._cost(clock, outcome)}
+        return _finish(self.spec, draft, self.ctx, self.trace, outcome, self.status, self.detail)
+
+    def _cost(self, clock: Clock, outcome: Train) -> Cost:
+        """What the run used up; joules to the target are those of training, as its time is."""
+        meter = self.ctx.stopwatch.meters.get("energy")
+        at = _crossed(self.trace.rows, outcome.crossing)
+        return Cost(
+            energy_j=sum(meter.spent.values()) if meter else None,
+            energy_method=self.energy_method,
+            energy_to_target_j=None if at is None or meter is None else self.trace.joules[at],
+            usd=energy.usd(clock.wall_s, self.price_per_hour),
+            price_source=energy.price_source(self.price_per_hour),
         )
 
 
@@ -399,6 +473,7 @@ def execute(
             figures: whether the task's pictures are made.
             timeout_s: end the run at the first yield after that many seconds.
             save_every_s: the least time between two snapshots.
+            price_per_hour: of the machine, in USD; its cost is not recorded when None.
             extra: what to add to the record's ``extra``.
 
     Raises:
@@ -562,7 +637,6 @@ def _finish(
     detail: str,
 ) -> Record:
     """The record of a run that ended by itself."""
-    clock = ctx.stopwatch.read()
     if status == "ok" and not trace.rows:
         status, detail = "crashed", "the task yielded nothing"
     if status == "ok" and outcome.reached is False:
@@ -584,7 +658,6 @@ def _finish(
             "ended_utc": utc(),
             "nodes": [node],
             "data": list(ctx.used.values()) or [synthetic],
-            "clock": clock,
             "artifacts": ctx.artifacts,
             "kernels": KernelsInfo(requested=spec.impl, dispatched=_kernel_counts()),
             "train": outcome,
@@ -607,14 +680,14 @@ def _outcome(
     metric = target.metric if target else ""
     reached = metric in final and target.reached({metric: final[metric].value}) if target else None
     values = [v for v in columns.get(metric, []) if v is not None]
-    at = next((r for r in rows if cross and int(r.get("step", 1)) == cross.hi_step), None)
+    at = _crossed(rows, cross)
     params_sha256, n_params = checkpoint.digest(ctx.kept)
     return Train(
         reached=reached,
         censored=timed_to is not None and cross is None,
         steps=int(final["step"].value) if "step" in final else len(rows),
         samples=int(final["samples"].value) if "samples" in final else None,
-        train_to_target_s=at["train_s"] if at else None,
+        train_to_target_s=None if at is None else rows[at]["train_s"],
         crossing=cross,
         final=final,
         best=(min if target and target.mode == "min" else max)(values) if values else None,
@@ -624,6 +697,12 @@ def _outcome(
         n_params=n_params,
         peak_mem_bytes=_peak_memory(ctx.device),
     )
+
+
+def _crossed(rows: list[dict[str, float]], cross: Crossing | None) -> int | None:
+    """The number of the row at which the target was crossed."""
+    steps = (int(r.get("step", 1)) for r in rows)
+    return next((i for i, step in enumerate(steps) if cross and step == cross.hi_step), None)
 
 
 def _finite(value: float | None) -> float | None:

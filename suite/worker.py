@@ -70,7 +70,7 @@ class Worker:
         self.process = context.Process(
             target=_serve, args=(theirs, uri, self.log, os.getpid()), daemon=False
         )
-        with _no_main_module():
+        with no_main_module():
             self.process.start()
         theirs.close()
         self.job: Job | None = None
@@ -198,7 +198,7 @@ def _oom_kills() -> int | None:
 
 
 @contextlib.contextmanager
-def _no_main_module() -> Iterator[None]:
+def no_main_module() -> Iterator[None]:
     """Keep a spawned worker from importing the parent's script again: it needs none of it."""
     main = sys.modules["__main__"]
     saved = {k: main.__dict__.pop(k) for k in ("__file__",) if k in main.__dict__}

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ENGINE = {"suite"}
 ABOVE = {"cluster", "report", "ab", "cli", "progress", "doctor"}
-MEASURES_KERNELS = {"bench.py", "gpu.py", "ingest.py"}
+MEASURES_KERNELS = {"bench.py", "gpu.py", "ingest.py", "laps.py"}
 FILES = [p for package in ("suite", "kernels", "tasks") for p in (ROOT / package).rglob("*.py")]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.bench.providers import Provider
+from kernels.bench.providers import Call, Provider
 from kernels.bench.workload import Workload
 
 TIMES_EAGER = {"values": 2.0, "gradients": 4.0}
@@ -75,7 +75,7 @@ class Gate:
 
     def __init__(self, eager: Provider) -> None:
         self.eager = eager
-        self.known: dict[tuple[str, Workload], tuple[_Evaluated, _Evaluated]] = {}
+        self.known: dict[tuple[str, Workload], tuple[Evaluated, Evaluated]] = {}
 
     def check(self, w: Workload, provider: Provider) -> list[Accuracy]:
         """How far a provider is off, on less of the batch where float64 does not fit.
@@ -98,14 +98,9 @@ class Gate:
         formula = provider if provider.own_formula else self.eager
         wanted, plain = self._yardstick(w, formula)
         got = plain if provider is formula else _evaluated(w, provider, w.dtype)
-        name = f"{formula.name} in float64"
-        found = [_judged("values", w, name, got.outputs, plain.outputs, wanted.outputs)]
-        if w.is_differentiated:
-            gradients = (got.gradients, plain.gradients, wanted.gradients)
-            found.append(_judged("gradients", w, name, *gradients))
-        return found
+        return compared(got, plain, wanted, w.dtype, f"{formula.name} in float64", w.shape)
 
-    def _yardstick(self, w: Workload, formula: Provider) -> "tuple[_Evaluated, _Evaluated]":
+    def _yardstick(self, w: Workload, formula: Provider) -> "tuple[Evaluated, Evaluated]":
         key = (formula.name, w)
         if key not in self.known:
             wanted = _evaluated(w.in_float64(), formula, w.dtype)
@@ -114,24 +109,29 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class _Evaluated:
+class Evaluated:
+    """What a call computes: its outputs, and the gradients of its inputs, none for values alone."""
+
     outputs: list[Tensor]
     gradients: list[Tensor]
 
 
-def _evaluated(w: Workload, provider: Provider, dtype: torch.dtype) -> _Evaluated:
+def _evaluated(w: Workload, provider: Provider, dtype: torch.dtype) -> Evaluated:
+    return evaluated(provider.build(w), w.is_differentiated, dtype)
+
+
+def evaluated(call: Call, differentiated: bool, dtype: torch.dtype) -> Evaluated:
     """Values, and gradients for gradients of the outputs that are rounded to ``dtype`` first."""
-    call = provider.build(w)
-    if not w.is_differentiated:
+    if not differentiated:
         with torch.no_grad():
-            return _Evaluated(call.outputs(), [])
+            return Evaluated(call.outputs(), [])
     outputs = call.outputs()
     grads = [g.to(dtype).to(o.dtype) for g, o in zip(weights_of(outputs), outputs, strict=True)]
     found = torch.autograd.grad(outputs, call.inputs, grads, allow_unused=True)
     whole = [
         torch.zeros_like(i) if g is None else g for g, i in zip(found, call.inputs, strict=True)
     ]
-    return _Evaluated([o.detach() for o in outputs], whole)
+    return Evaluated([o.detach() for o in outputs], whole)
 
 
 def weights_of(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -140,10 +140,35 @@ def weights_of(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn(o.shape, generator=g).to(o.device) for o in outputs]
 
 
+def compared(
+    got: Evaluated,
+    plain: Evaluated,
+    wanted: Evaluated,
+    dtype: torch.dtype,
+    reference: str,
+    shape: dict[str, object],
+) -> list[Accuracy]:
+    """How far a call is off: its values, and its gradients where there are any.
+
+    Args:
+        got: what it computes.
+        plain: what plain PyTorch computes in ``dtype``.
+        wanted: the same formula in float64.
+        dtype: the tested type.
+        reference: what the last is called.
+        shape: the sizes of the inputs.
+    """
+    parts = {"values": [e.outputs for e in (got, plain, wanted)]}
+    if wanted.gradients:
+        parts["gradients"] = [e.gradients for e in (got, plain, wanted)]
+    return [_judged(of, dtype, reference, shape, *three) for of, three in parts.items()]
+
+
 def _judged(
     of: str,
-    w: Workload,
+    dtype: torch.dtype,
     reference: str,
+    shape: dict[str, object],
     got: Sequence[Tensor],
     plain: Sequence[Tensor],
     wanted: Sequence[Tensor],
@@ -155,8 +180,8 @@ def _judged(
         reference=reference,
         error=error if math.isfinite(error) else None,
         eager_error=eager if math.isfinite(eager) else None,
-        limit=max(allowed, FLOOR[of][w.dtype]),
-        shape=w.shape,
+        limit=max(allowed, FLOOR[of][dtype]),
+        shape=shape,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from suite import task
-from suite.cli import campaigns, clusters, data, gate, kernels, power, sweeps
+from suite.cli import attribute, campaigns, clusters, data, gate, kernels, power, sweeps
 from suite.cli.options import (
     DEFAULT_STORE,
     INFRASTRUCTURE,
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.add_typer(campaigns.app)
 app.add_typer(sweeps.app)
 app.add_typer(gate.app)
+app.add_typer(attribute.app)
 app.add_typer(power.app)
 app.add_typer(data.app, name="data")
 app.add_typer(kernels.app, name="bench")

@@ -21,6 +21,7 @@ from suite.cli.options import (
     Gpus,
     Jobs,
     On,
+    Price,
     Profile,
     SaveEvery,
     Seeds,
@@ -70,6 +71,7 @@ def run(
     gpus: Gpus = None,
     exclusive: Exclusive = False,
     save_every: SaveEvery = None,
+    price: Price = None,
     inject: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +98,7 @@ def run(
     where = Where(on, device, jobs, cpus, gpus, exclusive, verbose)
     if inject:
         return _inject(inject, matrix, where, store, fresh, timeout, save_every)
-    return ended(_campaign(matrix, where, store, fresh, timeout, inline, save_every))
+    return ended(_campaign(matrix, where, store, fresh, timeout, inline, save_every, price))
 
 
 @app.command()
@@ -117,6 +119,7 @@ def reproduce(
     gpus: Gpus = None,
     exclusive: Exclusive = False,
     save_every: SaveEvery = None,
+    price: Price = None,
     verbose: Verbose = False,
 ) -> int:
     """Run what the book's claims need, judge them, and write tables and the page."""
@@ -134,7 +137,7 @@ def reproduce(
         judged_only=True,
     )
     where = Where(on, device, jobs, cpus, gpus, exclusive, verbose)
-    statuses = _campaign(matrix, where, store, fresh, timeout, False, save_every)
+    statuses = _campaign(matrix, where, store, fresh, timeout, False, save_every, price)
     contradicted = write_report(store, selection)
     return ended(statuses) or int(contradicted)
 
@@ -205,17 +208,23 @@ def _campaign(
     timeout: float | None,
     inline: bool,
     save_every: float | None,
+    price: float | None,
 ) -> Counter[str]:
     """Run a matrix and return how many runs came to which status."""
     from suite.local import Campaign
     from suite.store import Store
 
     campaign = Campaign(
-        Store(uri), fresh=fresh, timeout_s=timeout, inline=inline, save_every_s=save_every
+        Store(uri),
+        fresh=fresh,
+        timeout_s=timeout,
+        inline=inline,
+        save_every_s=save_every,
+        price_per_hour=price,
     )
     if where.on == "local":
         where.refuse_what_only_clusters_have()
-        return _watched(matrix(device=own_device(where.device)), campaign, where.jobs)
+        return watched(matrix(device=own_device(where.device)), campaign, where.jobs)
     return _on_cluster(matrix, where, campaign)
 
 
@@ -236,7 +245,7 @@ def _on_cluster(
         say(f"on {found}")
         backend = driver.backend(found, resources)
         campaign = replace(campaign, backend=backend, attempts=dispatch.ATTEMPTS)
-        return _watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
+        return watched(specs, campaign, int(sum(n.cpus for n in found.nodes())))
 
 
 def _inject(
@@ -271,7 +280,7 @@ def _inject(
     return UNTRUSTED if differs else ended(Counter(r.status for r in made))
 
 
-def _watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Counter[str]:
+def watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Counter[str]:
     """Run specs before the user's eyes."""
     from dataclasses import replace
 

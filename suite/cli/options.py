@@ -54,6 +54,16 @@ Exclusive = Annotated[
 SaveEvery = Annotated[
     float | None, typer.Option(min=0.0, help="Seconds between two snapshots of a run; 60.")
 ]
+Price = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-hour",
+        envvar="SUITE_PRICE",
+        min=0.0,
+        metavar="USD",
+        help="What the machine costs an hour: records then say what a run costs.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show what Ray has to say.")]
 DEFAULT_STORE = "runs"
 

@@ -251,7 +251,7 @@ class _Bench:
         """Decide from the base's first calls how a benchmark is timed."""
         self.listen("scout", 0, name)
         _, (wall_s, cpu_s, gpu_s) = sides["base"].ask("warm")
-        found.subjects[name] = _subject(wall_s, cpu_s, gpu_s, sides["base"].most)
+        found.subjects[name] = subject_of(wall_s, cpu_s, gpu_s, sides["base"].most)
 
     def _compared(
         self, found: Found, base_first: bool, sides: Mapping[str, Side], name: str
@@ -287,7 +287,7 @@ def _held_open(
     return _outcome(last, ready)
 
 
-def _subject(wall_s: float, cpu_s: float, gpu_s: float | None, most: int | None) -> Subject:
+def subject_of(wall_s: float, cpu_s: float, gpu_s: float | None, most: int | None) -> Subject:
     """How a benchmark is timed whose call takes so long, and may be made so often."""
     calls = max(1, math.ceil(BLOCK_S / max(wall_s, 1e-9)))
     # Slow calls get fewer of everything, so that no benchmark takes much longer than another.
@@ -331,12 +331,13 @@ def _timed(
         calls=subject.calls,
         rounds=max(1, subject.rounds),
         base_first=base_first,
-        base=_arm(spent[id(base)]),
-        cand=_arm(spent[id(cand)]),
+        base=arm_of(spent[id(base)]),
+        cand=arm_of(spent[id(cand)]),
     )
 
 
-def _arm(times: Sequence[tuple[float, float, float | None]]) -> AbArm:
+def arm_of(times: Sequence[tuple[float, float, float | None]]) -> AbArm:
+    """The blocks of a process as a record has them; of a GPU only where all of them have one."""
     gpu = [t[2] for t in times if t[2] is not None]
     return AbArm(
         wall_s=[t[0] for t in times],
@@ -377,12 +378,12 @@ def log_ratios(blocks: Sequence[AbBlock], control: Control = "none") -> dict[str
     for block in blocks:
         for c in block.comparisons:
             if c.control == control:
-                ratios = _typical(c.cand, c.clock, c.rounds) / _typical(c.base, c.clock, c.rounds)
+                ratios = typical(c.cand, c.clock, c.rounds) / typical(c.base, c.clock, c.rounds)
                 found.setdefault(c.benchmark, []).append(float(np.median(np.log(ratios))))
     return found
 
 
-def _typical(arm: AbArm, clock: str, rounds: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+def typical(arm: AbArm, clock: str, rounds: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
     """A side's time in each round.
 
     Of processor and GPU times the median. Of wall times the 20th percentile: what else the machine

@@ -144,7 +144,7 @@ def _caption(rows: Sequence[Row], metric: str, single: bool) -> str:
 def _draw_curves(figure: "Figure", rows: Sequence[Row], metric: str) -> None:
     axes = figure.subplots()
     handles = []
-    for row, (colour, marker) in zip(rows, _looks(), strict=False):
+    for row, (colour, marker) in zip(rows, looks(), strict=False):
         runs = {r.record_id: points(r, metric) for r in row.series.runs}
         for run in runs.values():
             _line(axes, run, color=colour, linewidth=0.8, alpha=0.45)
@@ -166,7 +166,7 @@ def _draw_curves(figure: "Figure", rows: Sequence[Row], metric: str) -> None:
 
 def _draw_points(figure: "Figure", rows: Sequence[Row], metric: str) -> None:
     axes = figure.subplots()
-    for y, (row, (colour, marker)) in enumerate(zip(rows, _looks(), strict=False)):
+    for y, (row, (colour, marker)) in enumerate(zip(rows, looks(), strict=False)):
         values = [v for v in row.series.values(metric).values() if v is not None]
         spread = [y + 0.12 * (i % 3 - 1) for i in range(len(values))]
         axes.plot(
@@ -218,7 +218,7 @@ def _thinned(run: Points) -> Points:
     return {x: run[x] for x in sorted({*ordered[::step], *ordered[-1:]})}
 
 
-def _looks() -> Iterator[tuple[str, str]]:
+def looks() -> Iterator[tuple[str, str]]:
     """Colour and marker; the pairs do not repeat before 64."""
     for turn in itertools.count():
         for i, colour in enumerate(PALETTE):

@@ -10,7 +10,18 @@ from typing import Any
 from suite.record import Record
 from suite.report.rows import ClaimRow, Row, label
 from suite.report.series import Series, value_of
-from suite.report.text import NONE, duration, flat, goal, interval, memory, number, plural
+from suite.report.text import (
+    NONE,
+    duration,
+    flat,
+    goal,
+    interval,
+    joules,
+    memory,
+    number,
+    plural,
+    usd,
+)
 
 Details = dict[str, Any]
 
@@ -85,6 +96,7 @@ def _facts(series: Series) -> list[tuple[str, list[str]]]:
         ("Time per step, median", _step_time(series)),
         ("Peak memory", [_peak(series)]),
         ("Energy", _distinct(runs, _energy)),
+        ("Cost", _distinct(runs, _price)),
         ("Records", [f"records/{series.any.task.id}/<run>.<record>.json"]),
         ("Task version", _distinct(runs, lambda r: r.task.version)),
         ("Campaign", _distinct(runs, lambda r: r.campaign_id)),
@@ -157,7 +169,13 @@ def _peak(series: Series) -> str:
 
 
 def _energy(r: Record) -> str:
-    return r.cost.energy_method if r.cost.energy_j is None else f"{number(r.cost.energy_j)} J"
+    if r.cost.energy_j is None:
+        return r.cost.energy_method
+    return f"{joules(r.cost.energy_j)}: {r.cost.energy_method}"
+
+
+def _price(r: Record) -> str:
+    return "" if r.cost.usd is None else f"{usd(r.cost.usd)}: {r.cost.price_source}"
 
 
 def _named(values: dict[str, Any]) -> str:

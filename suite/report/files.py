@@ -82,6 +82,8 @@ ROW_COLUMNS: tuple[Column, ...] = (
     ("Steps to target", lambda r: md(r.steps)),
     ("Time to target", lambda r: r.to_target),
     ("Training", lambda r: r.training),
+    ("Energy to target", lambda r: text.joules(r.joules_to_target)),
+    ("Cost to target", lambda r: text.usd(r.usd_to_target)),
     ("Parameters", lambda r: text.count(r.n_params)),
     ("Peak memory", peak_memory),
     ("Data", lambda r: md(data(r.series))),
@@ -124,6 +126,8 @@ CSV_COLUMNS: tuple[Column, ...] = (
     ("crossings", lambda r: _points(r.crossings)),
     ("train_to_target_s", lambda r: text.computed(r.to_target_s)),
     ("train_s", lambda r: text.computed(r.train_s)),
+    ("train_to_target_j", lambda r: text.computed(r.joules_to_target)),
+    ("train_to_target_usd", lambda r: text.computed(r.usd_to_target)),
     ("contended", lambda r: r.series.contended),
     ("n_params", lambda r: r.n_params),
     ("peak_cpu_bytes", lambda r: r.peak_bytes("cpu")),
@@ -137,6 +141,14 @@ CSV_COLUMNS: tuple[Column, ...] = (
     ("task_version", lambda r: r.group.newest.task.version[:16]),
     ("records", lambda r: " ".join(f"{x.seed}:{x.record_id[:16]}" for x in r.series.runs)),
 )
+
+# What few machines can measure has a column only where one has.
+WHERE_MEASURED: dict[str, Callable[[Row], float | None]] = {
+    "Energy to target": lambda r: r.joules_to_target,
+    "Cost to target": lambda r: r.usd_to_target,
+    "train_to_target_j": lambda r: r.joules_to_target,
+    "train_to_target_usd": lambda r: r.usd_to_target,
+}
 
 CLAIM_COLUMNS: tuple[ClaimColumn, ...] = (
     ("Claim", lambda c: md(c.claim.text)),
@@ -204,7 +216,7 @@ def render(tables: Tables, notes: Sequence[str] = ()) -> dict[str, str]:
         rows = [r for r in tables.rows if r.group.newest.task.chapter == number]
         tasks = [t for t in tables.tasks if t.chapter == number]
         files[f"tables/ch{number:02d}.md"] = _chapter(number, tasks, rows)
-        files[f"tables/ch{number:02d}.csv"] = _csv(CSV_COLUMNS, rows)
+        files[f"tables/ch{number:02d}.csv"] = _csv(_measured(CSV_COLUMNS, rows), rows)
     return files
 
 
@@ -279,13 +291,23 @@ def _chapter(number: int, tasks: Iterable[TaskRow], rows: Sequence[Row]) -> str:
 
 
 def _task(t: TaskRow, rows: Sequence[Row]) -> str:
-    head = [name for name, _ in ROW_COLUMNS]
-    table = text.md_table(head, ([cell(r) for _, cell in ROW_COLUMNS] for r in rows))
+    columns = _measured(ROW_COLUMNS, rows)
+    head = [name for name, _ in columns]
+    table = text.md_table(head, ([cell(r) for _, cell in columns] for r in rows))
     sources = _sources(rows)
     reasons = [_reason(r) for r in rows if r.why]
     older = [md(sentence) for g in t.groups if (sentence := g.left_out)]
     points = "".join(f"- {line}\n" for line in dict.fromkeys([*sources, *reasons, *older]))
     return f"## {code(t.task)} {md(t.title)}\n\n{md(t.section)}\n\n{table}\n{points}"
+
+
+def _measured(columns: Iterable[Column], rows: Sequence[Row]) -> list[Column]:
+    """The columns without those of what was not measured in any of the rows."""
+    return [
+        (name, cell)
+        for name, cell in columns
+        if name not in WHERE_MEASURED or any(WHERE_MEASURED[name](r) is not None for r in rows)
+    ]
 
 
 def targets(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], list[str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
-from suite.report import curves, details, faults, files, sweeps, text
+from suite.report import attribution, curves, details, effects, faults, files, sweeps, text
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
 from suite.store import Store
@@ -90,6 +90,7 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
         generator: the commit and versions to print.
     """
     found = report.tables
+    found_effects = effects.effects(report.records)
     contents = [details.of_row(r) for r in found.rows] + [details.of_claim(c) for c in found.claims]
     html = (
         environment()
@@ -106,6 +107,10 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             how_compared=files.HOW_COMPARED,
             faults=faults.newest(report.records),
             faults_introduction=faults.INTRODUCTION,
+            attributed=attribution.lines(found_effects),
+            attribution_introduction=attribution.INTRODUCTION.replace("**", ""),
+            attribution_notes=attribution.notes,
+            attribution_picture=attribution.picture(found_effects),
             smoke=files.SMOKE,
             details=contents,
             swept=[sweeps.read(sweeps.place(store, name)) for name in sweeps.names(store)],
@@ -140,6 +145,7 @@ def environment() -> "Environment":
         "duration": text.duration,
         "fault": faults.kind_of,
         "same": faults.same,
+        "attributed": attribution.page_table,
     }
     return environment
 

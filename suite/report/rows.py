@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from suite.record import Record
 from suite.report.series import STEPS_TO_TARGET, Group, Series, Values
 from suite.report.text import NONE, duration, interval, number
 from suite.stats import (
@@ -161,6 +162,16 @@ class Row:
     def train_s(self) -> float | None:
         """Training time, the median over the seeds that finished."""
         return self.series.median(r.clock.train_s for r in self.series.finished)
+
+    @property
+    def joules_to_target(self) -> float | None:
+        """Energy of the training to target, the median over the seeds that reached it."""
+        return self.series.median(r.cost.energy_to_target_j for r in self.series.finished)
+
+    @property
+    def usd_to_target(self) -> float | None:
+        """Cost of the training to target, the median over the seeds that reached it."""
+        return self.series.median(map(_usd_to_target, self.series.finished))
 
     @property
     def n_params(self) -> int | None:
@@ -397,6 +408,13 @@ def reached(values: Values) -> str:
         return share
     half = len(found) // 2
     return f"{number((found[half] + found[~half]) / 2)} {share}"
+
+
+def _usd_to_target(record: Record) -> float | None:
+    spent_s = record.train.train_to_target_s if record.train else None
+    if record.cost.usd is None or spent_s is None:
+        return None
+    return record.cost.usd * spent_s / record.clock.wall_s
 
 
 def _refused(g: Group, sides: Iterable[Series]) -> bool:

@@ -112,7 +112,7 @@ class Series:
         run that broke off, or was evaluated but once, says nothing about it and is left out.
         """
         if metric == STEPS_TO_TARGET:
-            return {r.seed: _steps(r) for r in self.runs if _was_timed(r)}
+            return {r.seed: _steps(r) for r in self.runs if was_timed(r)}
         return {r.seed: value_of(r, metric) for r in self.runs}
 
     def median(self, numbers: Iterable[float | None]) -> float | None:
@@ -282,7 +282,7 @@ def _has_value(record: Record) -> bool:
     return record.status in FINISHED - {"nan"}
 
 
-def _was_timed(record: Record) -> bool:
+def was_timed(record: Record) -> bool:
     """Whether a run to its budget could have crossed the target: it takes two evaluations."""
     if record.task.timed_to is None or record.status not in FINISHED or record.train is None:
         return False

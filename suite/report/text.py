@@ -54,6 +54,21 @@ def duration(seconds: float | None) -> str:
     return f"{_short(seconds / 3600)} h"
 
 
+def joules(energy: float | None) -> str:
+    """Joules, kilojoules or megajoules."""
+    if energy is None:
+        return NONE
+    for limit, unit, name in ((1e3, 1.0, "J"), (1e6, 1e3, "kJ")):
+        if energy < limit:
+            return f"{_short(energy / unit)} {name}"
+    return f"{_short(energy / 1e6)} MJ"
+
+
+def usd(cost: float | None) -> str:
+    """US dollars, to three digits."""
+    return NONE if cost is None else f"${cost:#.3g}".rstrip(".")
+
+
 def memory(n_bytes: int | None) -> str:
     """Bytes in binary units."""
     if n_bytes is None:

@@ -43,6 +43,7 @@ def suite(*arguments, cwd=None, **env):
         (["run", "ch90", "--on", "ray", "--store", "memory://x"], ["--on local"]),
         (["run", "ch90", "--inject", "worker_kil@0.4"], ["'worker_kil'", "'worker_kill'"]),
         (["run", "ch90", "--inject", "node_kill@0.4"], ["--on ray:2"]),
+        (["attribute", "ch90.linear"], ["calls no kernel", "Tasks that do: ch01.matops"]),
         (["run"], ["SELECTION"]),
         (["show", "ch90.liner"], ["unknown task", "'ch90.linear'"]),
         (["list", "--chapter", "77"], ["unknown task 'ch77'"]),

@@ -710,7 +710,7 @@ def test_colours_stand_out_from_both_backgrounds(colour):
 
 
 def test_no_two_of_sixty_four_lines_look_alike():
-    looks = [look for look, _ in zip(curves._looks(), range(64), strict=False)]
+    looks = [look for look, _ in zip(curves.looks(), range(64), strict=False)]
     assert len(set(looks)) == 64
 
 

@@ -1,0 +1,1 @@
+"""Chapter 92, kernels that count their own work."""
