@@ -182,6 +182,7 @@ def test_compiling_in_the_set_up_changes_nothing_of_the_model(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_)
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: None)
     call = training.in_precision(model, "float32")
     training.compiled(call, model, torch.randn(4, 3), torch.randn(2, 3))
     assert seen == [(4, 3)] * 3 + [(2, 3)] * 3
