@@ -620,13 +620,20 @@ def _paper(this: Run, deadline: float) -> int:
     """Run tasks at the paper's size, from their snapshots; returns how many are left."""
     from suite import task
 
+    specs = [spec for name in task.names() for spec in _paper_specs(this, name)]
     left = 0
-    for name in task.names():
-        for spec in _paper_specs(this, name):
-            seconds = min(deadline, this.deadline) - this.now()
-            if seconds <= 1 or not _one_run(this, spec, seconds):
-                left += 1
+    for spec in sorted(specs, key=_waits, reverse=True):
+        seconds = min(deadline, this.deadline) - this.now()
+        if seconds <= 1 or not _one_run(this, spec, seconds):
+            left += 1
     return left
+
+
+def _waits(spec: Any) -> bool:
+    """Whether a run had to wait for a GPU."""
+    from suite import task
+
+    return spec.variant in task.find(spec.task).gpu_first
 
 
 def _paper_specs(this: Run, name: str) -> list[Any]:
@@ -663,7 +670,8 @@ def _one_run(this: Run, spec: Any, seconds: float) -> bool:
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     timer.start()
     try:
-        record = execute(spec, store=this.store, campaign_id="gpu", figures=True)
+        drawn = importlib.util.find_spec("matplotlib") is not None
+        record = execute(spec, store=this.store, campaign_id="gpu", figures=drawn)
     except Interrupted:
         this.say(f"  {spec}: goes on at the next call")
         return False

@@ -160,6 +160,8 @@ class Task:
             on one, when not given.
         actors: the config field that says how many Ray actors a run starts beside its own
             process; such a run needs a cluster, and does not repeat itself bit for bit.
+        gpu_first: variants that only a GPU can run at the paper's size in a sensible time; on one
+            ``suite gpu`` runs them before all others.
     """
 
     config: Any
@@ -174,6 +176,7 @@ class Task:
     nondeterministic: Mapping[str, str] = dataclasses.field(default_factory=dict)
     needs: Mapping[str, Needs] = dataclasses.field(default_factory=dict)
     actors: str = ""
+    gpu_first: tuple[str, ...] = ()
 
     def needs_of(self, profile: str, cfg: Any) -> Needs:
         """What a run with this config takes of a cluster.

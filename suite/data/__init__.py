@@ -41,6 +41,7 @@ CATALOGUE: dict[str, Entry] = {
         embedded.BREAST_CANCER,
         embedded.IRIS,
         embedded.DIABETES,
+        embedded.PHOTOGRAPHS,
     )
 }
 

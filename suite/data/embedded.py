@@ -4,7 +4,9 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from suite.data.entry import Array, Decoded, Entry, Kind, Layout
+from suite.data.entry import Array, Decoded, Entry, Kind, Layout, Pin
+
+PHOTOGRAPH_NAMES = ("china.jpg", "flower.jpg")
 
 
 def read_digits(_: Path) -> Decoded:
@@ -41,6 +43,19 @@ def read_table(name: str, _: Path) -> Decoded:
         feature_names=tuple(str(f) for f in bunch.feature_names),
         class_names=class_names,
     )
+
+
+def read_photographs(folder: Path) -> Decoded:
+    """Two photographs, (2, 3, 427, 640) uint8, named by their classes; nothing to test on."""
+    import numpy as np
+    from PIL import Image
+
+    images = []
+    for name in PHOTOGRAPH_NAMES:
+        with Image.open(folder / name) as image:
+            images.append(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    x, y = np.ascontiguousarray(np.stack(images)), np.arange(len(images))
+    return Decoded((x, y), (x[:0].copy(), y[:0].copy()), class_names=PHOTOGRAPH_NAMES)
 
 
 def split(strata: Array) -> tuple[Array, Array]:
@@ -110,4 +125,27 @@ DIABETES = entry(
     "none stated; cite Efron et al., Least Angle Regression, 2004 (as shipped with scikit-learn)",
     functools.partial(read_table, "diabetes"),
     "06adb657501c9a3501408af3bf302d289ba101b85127d6fae0f47af239a7bc79",
+)
+# What a JPEG decodes to depends on the decoder's version, so the files are pinned.
+PHOTOGRAPHS = Entry(
+    name="photographs",
+    kind="real",
+    licence="CC BY 2.0 (china.jpg: danielbuechele; flower.jpg: vultilion; with scikit-learn)",
+    layouts=(
+        Layout(
+            folders=("datasets/images",),
+            pins=(
+                Pin(
+                    PHOTOGRAPH_NAMES[0],
+                    "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+                ),
+                Pin(
+                    PHOTOGRAPH_NAMES[1],
+                    "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+                ),
+            ),
+            read=read_photographs,
+        ),
+    ),
+    package="sklearn",
 )

@@ -132,6 +132,7 @@ def test_catalogue_lists_every_set() -> None:
         "breast_cancer",
         "iris",
         "diabetes",
+        "photographs",
     }
     assert all(row["licence"] and row["kind"] in ("real", "standin") for row in rows.values())
 
@@ -502,6 +503,21 @@ def test_embedded(name: str) -> None:
     assert [row[:2] for row in data.verify(name)] == [("decoded values", True)]
     assert data.fetch(name) == data.where(name)
     assert loaded.sha256 == EMBEDDED[name]
+
+
+def test_photographs() -> None:
+    loaded = data.load("photographs")
+    (x, y), (x_test, y_test) = loaded.train, loaded.test
+    assert (x.shape, x.dtype, y.tolist()) == ((2, 3, 427, 640), torch.uint8, [0, 1])
+    assert (len(x_test), len(y_test)) == (0, 0)
+    assert loaded.class_names == ("china.jpg", "flower.jpg")
+    # The sky of one is blue and bright, the other's ground is green.
+    assert x[0, 2, :50].float().mean() > 150
+    assert x[1].float().mean((1, 2)).argmax() == 1
+    assert [row[:2] for row in data.verify("photographs")] == [
+        ("china.jpg", True),
+        ("flower.jpg", True),
+    ]
 
 
 EMBEDDED = {

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -323,15 +324,17 @@ def test_a_hang_is_recorded_and_not_tried_again(machine, store):
 def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
     from suite import run, task
 
-    specs = [f"spec {i}" for i in range(3)]
+    specs = [SimpleNamespace(task="a task", variant=f"variant {i}") for i in range(3)]
     monkeypatch.setattr(task, "names", lambda: ["a task"])
+    monkeypatch.setattr(task, "find", lambda name: SimpleNamespace(gpu_first=("variant 1",)))
     monkeypatch.setattr(gpu, "_paper_specs", lambda this, name: specs)
-    ends = iter([True, False])
+    ends, begun = iter([True, False]), []
 
     class Ended:
         status = "ok"
 
     def execute(spec, **options):
+        begun.append(spec.variant)
         if next(ends):
             return Ended
         raise run.Interrupted("stopped")
@@ -341,6 +344,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
     this, lines = this_run(store, clock=lambda: next(ticks))
     # Two runs begin before the deadline; the third finds none of the time left.
     assert gpu._paper(this, 601) == 2
+    assert begun == ["variant 1", "variant 0"], "what waits for a GPU is first"
     assert len(this.records) == 1
     assert any("goes on at the next call" in line for line in lines)
 
