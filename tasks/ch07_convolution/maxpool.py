@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task, unknown
+from tasks.models.classification import loss
 
 SHIFTS = [s for s in itertools.product((-1, 0, 1), repeat=2) if s != (0, 0)]
 
@@ -105,10 +106,6 @@ def network(n_channels: int, size: int, cfg: Config) -> nn.Sequential:
 def framed(images_BCHW: torch.Tensor, border: int) -> torch.Tensor:
     """Bytes as numbers from 0 to 1, inside a border of zeros."""
     return F.pad(images_BCHW.float() / 255, (border,) * 4)
-
-
-def loss(model: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BCHW), y_B)
 
 
 def accuracy(model: nn.Module, x_BCHW: torch.Tensor, y_B: torch.Tensor) -> float:

@@ -40,9 +40,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kernels import conv2d
 from suite.space import Range
 from suite.task import Claim, Target, Task, unknown
+from tasks.models.convolution import Convolution
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 LOOKS = {"constant": 1, "steps": 1, "cycle": 4}
@@ -67,22 +67,12 @@ class Config:
     impl: str = "torch"
 
 
-class Convolution(nn.Conv2d):
-    """PyTorch's layer, computed by this project's op."""
-
-    impl = "torch"
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        padding: Any = self.padding
-        return conv2d.conv2d(x_BCHW, self.weight, self.bias, padding=padding, impl=self.impl)
-
-
 def listing(n_channels: int, size: int, cfg: Config) -> list[nn.Module]:
     return [
-        Convolution(n_channels, cfg.width, 5, padding="same"),
+        Convolution(n_channels, cfg.width, 5, bias=True, impl=cfg.impl),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        Convolution(cfg.width, 2 * cfg.width, 5, padding="same"),
+        Convolution(cfg.width, 2 * cfg.width, 5, bias=True, impl=cfg.impl),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
@@ -95,9 +85,9 @@ def listing(n_channels: int, size: int, cfg: Config) -> list[nn.Module]:
 
 def recipe(n_channels: int, size: int, cfg: Config) -> list[nn.Module]:
     return [
-        Convolution(n_channels, cfg.width, 3),
+        Convolution(n_channels, cfg.width, 3, padding=0, bias=True, impl=cfg.impl),
         nn.ReLU(),
-        Convolution(cfg.width, 2 * cfg.width, 3),
+        Convolution(cfg.width, 2 * cfg.width, 3, padding=0, bias=True, impl=cfg.impl),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Dropout(0.25),
@@ -115,7 +105,7 @@ def blocks(n_channels: int, size: int, cfg: Config) -> list[nn.Module]:
     n_in = n_channels
     for n_out in (cfg.width, 2 * cfg.width, 4 * cfg.width):
         for i in range(cfg.convolutions):
-            layers.append(Convolution(n_out if i else n_in, n_out, 3, padding="same", bias=False))
+            layers.append(Convolution(n_out if i else n_in, n_out, 3, impl=cfg.impl))
             layers += [nn.Identity() if i else nn.MaxPool2d(2), nn.BatchNorm2d(n_out), nn.ReLU()]
         n_in = n_out
     return [*layers, nn.Flatten(), nn.Linear(n_in * (size // 8) ** 2, 10)]
@@ -138,9 +128,6 @@ def network(n_channels: int, size: int, cfg: Config) -> nn.Sequential:
     if cfg.net not in NETS:
         raise unknown("net", cfg.net, NETS)
     model = nn.Sequential(*NETS[cfg.net](n_channels, size, cfg))
-    for layer in model:
-        if isinstance(layer, Convolution):
-            layer.impl = cfg.impl
     # A third less time on a CPU where most layers are convolutions and poolings.
     return model.to(memory_format=torch.channels_last) if cfg.net == "blocks" else model
 

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task, unknown
+from tasks.models.classification import loss
 
 LETTERS = "abcdefghijklmnop"
 WORDS = ("abcdef", "acbdfe", "fedcba", "badcfe")
@@ -131,10 +132,6 @@ def network(channels: int, cfg: Config) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(cfg.hidden, 4),
     )
-
-
-def loss(model: nn.Module, x_BCT: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BCT), y_B)
 
 
 def accuracy(model: nn.Module, x_BCT: torch.Tensor, y_B: torch.Tensor) -> float:
