@@ -175,6 +175,11 @@ def _tests(this: Run, deadline: float) -> int:
         return _left_of(this, "gpu_tests") or 1
     tests = pytest_run(sorted(outcomes), seconds)
     outcomes |= tests.outcomes
+    if crowded := [name for name, why in tests.why.items() if "OutOfMemoryError" in why]:
+        # Tests of several processes share the memory; these get all of it.
+        seconds = min(deadline, this.deadline) - this.now()
+        tests = tests.again(pytest_run([], seconds, crowded, at_once=1))
+        outcomes |= tests.outcomes
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     for name in sorted(tests.why):
         this.say(f"  {name}: {tests.why[name].strip().splitlines()[-1:]}")
@@ -199,8 +204,18 @@ class Tests:
     left: int
     why: dict[str, str]
 
+    def again(self, some: "Tests") -> "Tests":
+        """The same, with some of them run again."""
+        why = {name: text for name, text in self.why.items() if name not in some.outcomes}
+        return Tests(self.outcomes | some.outcomes, self.left, why | some.why)
 
-def pytest_run(done: Sequence[str], seconds: float, folder: str = "tests/gpu") -> Tests:
+
+def pytest_run(
+    done: Sequence[str],
+    seconds: float,
+    which: Sequence[str] = ("tests/gpu",),
+    at_once: int | None = None,
+) -> Tests:
     """Run tests in processes of their own until a time is over.
 
     Most of their time goes into compiling kernels, so that there is a process for each core where
@@ -209,7 +224,8 @@ def pytest_run(done: Sequence[str], seconds: float, folder: str = "tests/gpu") -
     Args:
         done: tests to leave out.
         seconds: after which none begins.
-        folder: where they are, below the checkout.
+        which: files, folders or tests, below the checkout.
+        at_once: how many; as many as there are cores when None.
 
     Raises:
         OSError: pytest could not even collect them.
@@ -227,7 +243,7 @@ def pytest_run(done: Sequence[str], seconds: float, folder: str = "tests/gpu") -
         # Of the project's own options some belong to plug-ins that need not be here; and of what
         # other versions of packages warn, no kernel is guilty.
         command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
-        command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(), folder]
+        command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
         output = _until(command, environment, seconds + GRACE_S / 2)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     collected = next((line["collected"] for line in lines if "collected" in line), None)
@@ -242,11 +258,11 @@ def pytest_run(done: Sequence[str], seconds: float, folder: str = "tests/gpu") -
     return Tests(found, int(collected) - len(found), why)
 
 
-def _parallel() -> list[str]:
+def _parallel(at_once: int | None) -> list[str]:
     """Options of pytest for plug-ins that help where they are installed."""
     options = []
     if importlib.util.find_spec("xdist") is not None:
-        options += ["-n", str(max(1, len(os.sched_getaffinity(0)) - 2))]
+        options += ["-n", str(at_once or max(1, len(os.sched_getaffinity(0)) - 2))]
     if importlib.util.find_spec("pytest_timeout") is not None:
         options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
     return options

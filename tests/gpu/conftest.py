@@ -7,6 +7,7 @@ Without these variables everything runs, as ever:
 - ``FDL_GPU_DEADLINE``: no test begins after that time, in seconds since 1970.
 """
 
+import gc
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 # The proofs are those of the interpreter, on another device.
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernels"))
@@ -46,6 +48,14 @@ def pytest_collection_modifyitems(session, config, items):
     # Of a collection that failed nothing runs.
     if not session.testsfailed:
         _log(collected=len(left))
+
+
+@pytest.fixture(autouse=True)
+def freed():
+    """Give a test's memory back, which the tests of other processes need."""
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -203,7 +203,7 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     todo = {"t::a": "passed", "t::b": "failed", "t::c": "skipped", "t::d": "passed"}
     asked = []
 
-    def some(done, seconds, folder="tests/gpu"):
+    def some(done, seconds):
         asked.append(list(done))
         left = [t for t in todo if t not in done]
         ran = {t: todo[t] for t in left[:2]}
@@ -222,6 +222,25 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     table = report.build(store).files["tables/kernels.md"]
     assert "| tests/gpu | " in table
     assert "| 2 | 1 | 1 | 0 | `t::b` |" in table
+
+
+def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch):
+    asked = []
+
+    def some(done, seconds, which=("tests/gpu",), at_once=None):
+        asked.append((list(which), at_once))
+        if at_once == 1:
+            return gpu.Tests({"t::b": "passed"}, 0, {})
+        why = {"t::b": "torch.OutOfMemoryError: no", "t::c": "wrong"}
+        return gpu.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
+
+    monkeypatch.setattr(gpu, "pytest_run", some)
+    this, _ = this_run(store)
+    assert gpu._tests(this, 1e6) == 0
+    assert asked == [(["tests/gpu"], None), (["t::b"], 1)]
+    check = this.records[0].check
+    assert check.outcomes == {"t::a": "passed", "t::b": "passed", "t::c": "failed"}
+    assert check.output == "t::c\nwrong"
 
 
 def test_without_time_no_test_is_begun(machine, store, monkeypatch):
@@ -253,7 +272,7 @@ def by_name(outcomes):
 
 
 def test_outcomes_of_a_real_process(checks):
-    found = gpu.pytest_run([], 600, str(checks))
+    found = gpu.pytest_run([], 600, [str(checks)])
     assert found.left == 0
     assert by_name(found.outcomes) == {
         "test_good": "passed",
@@ -262,25 +281,25 @@ def test_outcomes_of_a_real_process(checks):
         "test_dies": "passed",
     }
     assert ["assert False" in why for why in found.why.values()] == [True]
-    rest = gpu.pytest_run([n for n in found.outcomes if "good" in n], 600, str(checks))
+    rest = gpu.pytest_run([n for n in found.outcomes if "good" in n], 600, [str(checks)])
     assert (len(rest.outcomes), rest.left) == (3, 0)
 
 
 def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
     monkeypatch.setenv("DIES", "1")
-    found = by_name(gpu.pytest_run([], 600, str(checks)).outcomes)
+    found = by_name(gpu.pytest_run([], 600, [str(checks)]).outcomes)
     assert found["test_dies"] == "failed"
     assert found["test_good"] == "passed"
 
 
 def test_after_the_deadline_no_test_begins(checks):
-    assert gpu.pytest_run([], -1, str(checks)) == gpu.Tests({}, 4, {})
+    assert gpu.pytest_run([], -1, [str(checks)]) == gpu.Tests({}, 4, {})
 
 
 def test_what_cannot_be_collected_is_an_error(checks):
     (checks / "test_broken.py").write_text("import no_such_module\n")
     with pytest.raises(OSError, match="collected no tests"):
-        gpu.pytest_run([], 600, str(checks))
+        gpu.pytest_run([], 600, [str(checks)])
 
 
 def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):
