@@ -8,7 +8,7 @@ import torch
 from kernels import dispatch
 from kernels.bench.accuracy import Accuracy, Gate, weights_of
 from kernels.bench.providers import Call, CannotRun, Provider, providers
-from kernels.bench.timing import Calls, Timed, on_cpu, on_cuda
+from kernels.bench.timing import Calls, Timed, make_current, on_cpu, on_cuda
 from kernels.bench.workload import Workload
 
 Timer = Callable[[Calls, int, int], dict[str, Timed]]
@@ -52,8 +52,7 @@ def measure(
     """
     if w.device.startswith("cuda"):
         # Events, graphs and the flushed cache are those of the current device.
-        index = torch.device(w.device).index
-        torch.cuda.set_device(torch.cuda.current_device() if index is None else index)
+        make_current(w.device)
     # A compiler keeps what it made for other sizes, and would generalise it to these.
     torch.compiler.reset()
     known, outcomes, calls = providers(w.op), [], {}
