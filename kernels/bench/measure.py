@@ -1,5 +1,6 @@
 """One workload with every provider: the gate, then the times of those that pass it."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,16 +58,24 @@ def measure(
     torch.compiler.reset()
     known, outcomes, calls = providers(w.op), [], {}
     gate = Gate(known["reference"])
-    for name in names:
-        outcome = Outcome(name)
-        outcomes.append(outcome)
-        call = _checked(w, known[name], gate, outcome)
-        if call:
-            calls[name] = call
-    timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
+    with full_float32():
+        for name in names:
+            outcome = Outcome(name)
+            outcomes.append(outcome)
+            call = _checked(w, known[name], gate, outcome)
+            if call:
+                calls[name] = call
+        timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
     for outcome in outcomes:
         outcome.timed = timed.get(outcome.provider, outcome.timed)
     return outcomes
+
+
+def full_float32() -> contextlib.AbstractContextManager[None]:
+    """Have cuDNN's convolutions and LSTMs not round float32 to TensorFloat-32, as is its wont."""
+    now = torch.backends.cudnn
+    kept = {k: getattr(now, k) for k in ("enabled", "benchmark", "deterministic")}
+    return now.flags(**kept, allow_tf32=False)
 
 
 def timer_of(device: str) -> Timer:
