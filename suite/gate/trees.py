@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,7 +59,7 @@ def trees(repo: Path, base: str, cand: str | None) -> Iterator[tuple[Tree, Tree]
     Args:
         repo: a folder inside a git repository.
         base: any revision that git understands.
-        cand: likewise; the working directory as it is when None.
+        cand: likewise; a copy of the working directory as it is when None.
 
     Raises:
         ValueError: no repository, or no such revision.
@@ -73,17 +74,35 @@ def trees(repo: Path, base: str, cand: str | None) -> Iterator[tuple[Tree, Tree]
         try:
             for place, commit in zip(made, commits, strict=False):
                 _git(top, "worktree", "add", "--detach", "--quiet", str(place), commit)
-            paths = places[0], top.resolve() if cand is None else places[1]
-            pythons = _interpreters(*paths)
             dirt = _dirt(top) if cand is None else None
+            if cand is None:
+                _copy(top, places[1])
+            pythons = _interpreters(*places)
             yield (
-                Tree(base, commits[0], False, None, paths[0], pythons[0]),
-                Tree(cand or HERE, commits[1], dirt is not None, dirt, paths[1], pythons[1]),
+                Tree(base, commits[0], False, None, places[0], pythons[0]),
+                Tree(cand or HERE, commits[1], dirt is not None, dirt, places[1], pythons[1]),
             )
         finally:
             for place in made:
                 if place.exists():
                     _git(top, "worktree", "remove", "--force", str(place))
+
+
+def _copy(repo: Path, place: Path) -> None:
+    """The working directory's files, those that git ignores left out, as a tree of its own.
+
+    Timed where it is, it would be found by a shorter way than a work tree beside it: where the
+    project is installed from that folder there is one folder less to search for modules, and what
+    searches for them in every call seems faster by a third.
+    """
+    listed = _git(repo, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        source, target = repo / name, place / name
+        # A file that is deleted but for git, or a repository in this one.
+        if not source.is_symlink() and not source.is_file():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def resolve(repo: Path, revision: str) -> str:

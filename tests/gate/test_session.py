@@ -12,7 +12,7 @@ from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
 from suite.gate.session import NothingToCompare, Plan
 from suite.gate.side import SideDied
-from suite.gate.trees import requirements
+from suite.gate.trees import requirements, trees
 from suite.store import Store
 
 pytestmark = pytest.mark.xdist_group("gate")
@@ -299,3 +299,21 @@ def test_what_a_tree_depends_on(tmp_path):
 def test_looks_come_in_order():
     assert list(LOOKS) == sorted(LOOKS)
     assert list(LOOKS.values()) == sorted(LOOKS.values())
+
+
+def test_the_working_directory_is_timed_as_a_copy_beside_the_base(repo):
+    kept = (repo / "work.py").read_text()
+    (repo / "new.py").write_text("a = 1\n")
+    (repo / "work.py").write_text(kept + "b = 2\n")
+    try:
+        with trees(repo, "HEAD", None) as (base, cand):
+            assert base.path.parent == cand.path.parent
+            assert (cand.path / "new.py").read_text() == "a = 1\n"
+            assert (cand.path / "work.py").read_text().endswith("b = 2\n")
+            assert not (base.path / "new.py").exists()
+            assert cand.dirty
+            assert cand.roots != base.roots
+        assert not cand.path.exists()
+    finally:
+        (repo / "new.py").unlink()
+        (repo / "work.py").write_text(kept)
