@@ -148,16 +148,10 @@ def test_a_store_in_one_process_is_refused():
         (["--on", "nowhere"], "--on 'nowhere'"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, more, said):
-    done = subprocess.run(
-        [sys.executable, "-m", "suite", "sweep", TOY, *more, "--store", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_line_and_nothing_is_written(command_line, tmp_path, more, said):
+    code, _, line = command_line("sweep", TOY, *more, "--store", tmp_path)
+    assert code == 2, line
+    assert said in line
     assert list(tmp_path.iterdir()) == []
 
 
