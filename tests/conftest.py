@@ -53,7 +53,7 @@ def _own_settings(monkeypatch):
 
 
 @pytest.fixture
-def command_line(capsys, monkeypatch):
+def command_line(capfd, monkeypatch):
     """The command line, in this process: its exit code, output and what it said beside it."""
     from suite.cli import main
 
@@ -62,7 +62,7 @@ def command_line(capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit) as ended:
             main()
-        return ended.value.code, *capsys.readouterr()
+        return ended.value.code, *capfd.readouterr()
 
     return called
 
