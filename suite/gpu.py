@@ -7,18 +7,19 @@ library: ``python -m suite.gpu`` runs without Typer and Rich.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ DEFAULT_MINUTES, MOST_MINUTES = 8.0, 10.0
 GRACE_S = 60.0
 UNTRUSTED, INFRASTRUCTURE = 3, 4
 ROUNDS = 9
+# Of what a record keeps of the tests that failed.
+MOST_OUTPUT = 100_000
 DEVICE = "cuda"
 
 
@@ -114,7 +117,7 @@ def run(
     return this.records, left
 
 
-@contextmanager
+@contextlib.contextmanager
 def _watched(this: Run, limit_s: float) -> Iterator[None]:
     """End the process when it hangs: a kernel whose programs wait for ever cannot be stopped."""
 
@@ -150,11 +153,12 @@ def stages() -> list[Stage]:
     """All stages, in their order."""
     return [
         Stage("tests", "the kernels as they are compiled, against float64", 0.3, _tests),
-        Stage("baselines", "what vendors' operators cost, and a barrier", 0.2, _baselines),
-        Stage("tuner", "launch parameters for this device", 0.2, _tuner),
-        Stage("table", "every case of every kernel with every provider", 0.2, _table),
+        Stage("tuner", "launch parameters for this device", 0.15, _tuner),
+        Stage("table", "every case of every kernel, and vendors' operators", 0.3, _table),
+        Stage("lstm", "layers of many sizes, and what a barrier costs", 0.05, _lstm),
         Stage("racecheck", "the kernels whose programs wait for each other", 0.05, _racecheck),
-        Stage("paper", "runs of tasks at the paper's size", 0.05, _paper),
+        Stage("paper", "runs of tasks at the paper's size", 0.1, _paper),
+        Stage("compiled", "every case again, with torch.compile too", 0.05, _compiled),
     ]
 
 
@@ -169,28 +173,59 @@ def _tests(this: Run, deadline: float) -> int:
     seconds = min(deadline, this.deadline) - begin
     if seconds <= 0:
         return _left_of(this, "gpu_tests") or 1
-    found, collected, output = pytest_run(sorted(outcomes), seconds)
-    outcomes |= found
-    left = collected - len(found)
+    tests = pytest_run(sorted(outcomes), seconds)
+    outcomes |= tests.outcomes
+    if crowded := [name for name, why in tests.why.items() if "OutOfMemoryError" in why]:
+        # Tests of several processes share the memory; these get all of it.
+        seconds = min(deadline, this.deadline) - this.now()
+        tests = tests.again(pytest_run([], seconds, crowded, at_once=1))
+        outcomes |= tests.outcomes
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-    check = Check(name="tests/gpu", outcomes=outcomes, left=left, output=output if failed else "")
+    for name in sorted(tests.why):
+        this.say(f"  {name}: {tests.why[name].strip().splitlines()[-1:]}")
+    output = "\n\n".join(f"{name}\n{tests.why[name]}" for name in sorted(tests.why))
+    check = Check(name="tests/gpu", outcomes=outcomes, left=tests.left, output=output[:MOST_OUTPUT])
     _put_check(this, "gpu_tests", check, this.now() - begin, failed)
-    this.say(f"tests: {len(found)} run, {len(failed)} failed in all")
-    return left
+    this.say(f"tests: {len(tests.outcomes)} run, {len(failed)} failed in all")
+    return tests.left
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What became of tests.
+
+    Attributes:
+        outcomes: test -> passed, failed or skipped, of those that ran.
+        left: how many did not.
+        why: test -> the end of its traceback, of those that failed.
+    """
+
+    outcomes: dict[str, str]
+    left: int
+    why: dict[str, str]
+
+    def again(self, some: "Tests") -> "Tests":
+        """The same, with some of them run again."""
+        why = {name: text for name, text in self.why.items() if name not in some.outcomes}
+        return Tests(self.outcomes | some.outcomes, self.left, why | some.why)
 
 
 def pytest_run(
-    done: Sequence[str], seconds: float, folder: str = "tests/gpu"
-) -> tuple[dict[str, str], int, str]:
-    """Run tests in a process of their own until a time is over.
+    done: Sequence[str],
+    seconds: float,
+    which: Sequence[str] = ("tests/gpu",),
+    at_once: int | None = None,
+) -> Tests:
+    """Run tests in processes of their own until a time is over.
+
+    Most of their time goes into compiling kernels, so that there is a process for each core where
+    pytest-xdist is installed.
 
     Args:
         done: tests to leave out.
         seconds: after which none begins.
-        folder: where they are, below the checkout.
-
-    Returns:
-        Test -> outcome of those that ran, how many there were to run, and the end of the output.
+        which: files, folders or tests, below the checkout.
+        at_once: how many; as many as there are cores when None.
 
     Raises:
         OSError: pytest could not even collect them.
@@ -205,36 +240,53 @@ def pytest_run(
             "FDL_GPU_DONE": str(list_),
             "FDL_GPU_DEADLINE": str(time.time() + seconds),
         }
-        # Of the project's own options some belong to plug-ins that need not be here.
+        # Of the project's own options some belong to plug-ins that need not be here; and of what
+        # other versions of packages warn, no kernel is guilty.
         command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
-        command += ["-p", "no:cacheprovider", folder]
-        done_process = _until(command, environment, seconds + GRACE_S / 2)
+        command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
+        output = _until(command, environment, seconds + GRACE_S / 2)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     collected = next((line["collected"] for line in lines if "collected" in line), None)
     if collected is None:
-        raise OSError(f"pytest collected no tests: {done_process[-2000:]}")
+        raise OSError(f"pytest collected no tests: {output[-2000:]}")
     begun = [line["begun"] for line in lines if "begun" in line]
     found = {line["test"]: line["outcome"] for line in lines if "test" in line}
-    # What began and has no outcome hung, or took its process with it.
-    found |= {name: "failed" for name in begun if name not in found}
-    return found, int(collected), done_process[-4000:]
+    why = {line["test"]: line["detail"] for line in lines if line.get("outcome") == "failed"}
+    for name in begun:
+        if name not in found:
+            found[name], why[name] = "failed", "it hung, or took its process with it"
+    return Tests(found, int(collected) - len(found), why)
+
+
+def _parallel(at_once: int | None) -> list[str]:
+    """Options of pytest for plug-ins that help where they are installed."""
+    options = []
+    if importlib.util.find_spec("xdist") is not None:
+        options += ["-n", str(at_once or max(1, len(os.sched_getaffinity(0)) - 2))]
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
+    return options
 
 
 def _until(command: list[str], environment: dict[str, str], seconds: float) -> str:
-    """What a command printed, killed after some seconds."""
+    """What a command printed, killed after some seconds with all that it started."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            pass
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         output.seek(0)
         return output.read()
 
@@ -309,15 +361,11 @@ def _put_check(
     this.records.append(record)
 
 
-def _baselines(this: Run, deadline: float) -> int:
-    """Vendors' operators over the LSTM's sizes and every case; the barrier's latency."""
-    from kernels.bench.providers import defaults
+def _lstm(this: Run, deadline: float) -> int:
+    """Our layer and the vendor's over many sizes; the barrier's latency."""
     from suite import bench
 
-    sessions = [bench.Session(w, ("nn.LSTM",)) for w in _lstm_matrix()]
-    for w in bench.workloads(DEVICE, modes=bench.DEFAULT_MODES):
-        names = tuple(n for n in defaults(w.op, DEVICE) if n != "triton")
-        sessions.append(bench.Session(w, names))
+    sessions = [bench.Session(w, ("nn.LSTM", "triton")) for w in _lstm_matrix()]
     return _barriers(this, deadline) + _sessions(this, sessions, deadline)
 
 
@@ -343,16 +391,23 @@ def _lstm_matrix() -> list[Any]:
 
 
 def _table(this: Run, deadline: float) -> int:
-    """Every case with every provider, ours among them; then ours over the LSTM's sizes."""
+    """Every case with every provider but torch.compile, whose compiler takes most of the time."""
+    return _sessions(this, _every_case(without="compile"), deadline)
+
+
+def _compiled(this: Run, deadline: float) -> int:
+    """Every case with every provider."""
+    return _sessions(this, _every_case(), deadline)
+
+
+def _every_case(without: str = "") -> "list[Session]":
     from kernels.bench.providers import defaults
     from suite import bench
 
-    sessions = [
-        bench.Session(w, tuple(defaults(w.op, DEVICE)))
+    return [
+        bench.Session(w, tuple(n for n in defaults(w.op, DEVICE) if n != without))
         for w in bench.workloads(DEVICE, modes=bench.DEFAULT_MODES)
     ]
-    sessions += [bench.Session(w, ("nn.LSTM", "triton")) for w in _lstm_matrix()]
-    return _sessions(this, sessions, deadline)
 
 
 def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
@@ -361,6 +416,7 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     from suite import bench
 
     todo = bench.unsettled(sessions, this.store)
+    warm(this, todo, deadline)
     by_workload = {s.workload: s for s in todo}
 
     def watched(workload: Any, names: Sequence[str], rounds: int) -> list[Outcome]:
@@ -384,6 +440,41 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     )
     this.records += made
     return len(todo) - len({r.micro.session for r in made if r.micro})
+
+
+def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> None:
+    """Have other processes compile what sessions launch; Triton and PyTorch keep it on disk.
+
+    One process would compile kernel by kernel, and the GPU would wait for most of the time. At most
+    a third of what is left is spent.
+    """
+    import multiprocessing
+
+    workers = len(os.sched_getaffinity(0)) - 2
+    seconds = (min(deadline, this.deadline) - this.now()) / 3
+    if workers < 2 or seconds <= 0 or not sessions:
+        return
+    begin = this.now()
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(sessions))) as pool:
+        results = [pool.apply_async(launch, (session,)) for session in sessions]
+        for result in results:
+            result.wait(max(0.0, begin + seconds - this.now()))
+        done = sum(result.ready() for result in results)
+        failed = [r for r in results if r.ready() and not r.successful()]
+    this.say(f"  {done} of {len(sessions)} cases were compiled in {this.now() - begin:.0f} s")
+    if failed:
+        this.say(f"  {len(failed)} of them ended in an error")
+
+
+def launch(session: "Session") -> None:
+    """Check a session's providers, and time nothing."""
+    from kernels.bench.measure import measure
+    from kernels.bench.timing import Calls, Timed
+
+    def untimed(calls: Calls, rounds: int, seed: int) -> dict[str, Timed]:
+        return {}
+
+    measure(session.workload, session.providers, 0, timer=untimed)
 
 
 BARRIER_PROGRAMS, MEETINGS = (16, 64, 132), 1000
@@ -660,8 +751,6 @@ def _paper_specs(this: Run, name: str) -> list[Any]:
 
 def _one_run(this: Run, spec: Any, seconds: float) -> bool:
     """Run a spec for some seconds; whether it came to its end."""
-    import signal
-
     from suite.run import Interrupted, execute
 
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))

@@ -52,7 +52,8 @@ def measure(
     """
     if w.device.startswith("cuda"):
         # Events, graphs and the flushed cache are those of the current device.
-        torch.cuda.set_device(w.device)
+        index = torch.device(w.device).index
+        torch.cuda.set_device(torch.cuda.current_device() if index is None else index)
     # A compiler keeps what it made for other sizes, and would generalise it to these.
     torch.compiler.reset()
     known, outcomes, calls = providers(w.op), [], {}

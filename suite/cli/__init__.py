@@ -146,7 +146,7 @@ def gpu_(
     store: StoreURI = "results",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="tests, baselines, tuner, table, racecheck or paper. Repeatable."),
+        typer.Option(help="tests, tuner, table, lstm, racecheck, paper or compiled. Repeatable."),
     ] = None,
 ) -> int:
     """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""

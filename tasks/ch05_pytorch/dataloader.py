@@ -138,7 +138,8 @@ def draw_batch(batch: Batch, decodes_P: np.ndarray, cfg: Config) -> Any:
 def run(cfg: Config, ctx: Any) -> Any:
     images, y = ctx.data(cfg.data).train
     images, y = images[: cfg.examples], y[: cfg.examples]
-    x = images.float() / 255
+    # On a GPU a division by a number is a product with its inverse, and rounds otherwise.
+    x = (images.cpu().float() / 255).to(ctx.device)
     pictures = Pictures(encoded(images), y.cpu(), cfg.workers)
     start = ctx.keep()
 

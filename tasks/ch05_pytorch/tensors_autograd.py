@@ -116,9 +116,12 @@ def captured(function: Callable[..., Any], cfg: Config) -> Callable[..., Any]:
     return function
 
 
-def listed(cfg: Config, device: torch.device) -> dict[str, torch.Tensor]:
-    """The listings' operations, computed the way that ``cfg.how`` says."""
-    given = [torch.tensor(x, device=device) for x in (X1, X2, X3)]
+def listed(cfg: Config) -> dict[str, torch.Tensor]:
+    """The listings' operations, computed the way that ``cfg.how`` says.
+
+    As in the listings on the processor: CUDA has no product of matrices of integers.
+    """
+    given = [torch.tensor(x) for x in (X1, X2, X3)]
     if cfg.how != "vmap":
         return captured(operations, cfg)(*given)
     copies = [x.expand(COPIES, *x.shape) for x in given]
@@ -199,7 +202,7 @@ def run(cfg: Config, ctx: Any) -> Any:
     yield
     if start:
         return
-    found, gradient = listed(cfg, ctx.device), listed_gradient(cfg, ctx.device)
+    found, gradient = listed(cfg), listed_gradient(cfg, ctx.device)
     exact_P, got_P = by_hand(model, x_BD, y_B), net_gradient(model, cfg, x_BD, y_B)
     ctx.figure("listings", lambda: draw_listings(out, layer, gradient))
     yield {

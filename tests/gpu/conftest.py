@@ -7,13 +7,16 @@ Without these variables everything runs, as ever:
 - ``FDL_GPU_DEADLINE``: no test begins after that time, in seconds since 1970.
 """
 
+import gc
 import json
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 # The proofs are those of the interpreter, on another device.
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernels"))
@@ -25,11 +28,21 @@ def _log(**line):
             file.write(json.dumps(line) + "\n")
 
 
+def _in_turn(items):
+    """The first case of every op, then the second of every op: little time still sees all ops."""
+    seen, turns = Counter(), {}
+    for item in items:
+        op = item.nodeid.partition("-")[0]
+        turns[item.nodeid] = seen[op]
+        seen[op] += 1
+    return sorted(items, key=lambda item: turns[item.nodeid])
+
+
 def pytest_collection_modifyitems(session, config, items):
     done = set()
     if path := os.environ.get("FDL_GPU_DONE"):
         done = set(Path(path).read_text().splitlines())
-    left = [item for item in items if item.nodeid not in done]
+    left = _in_turn([item for item in items if item.nodeid not in done])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
     items[:] = left
     # Of a collection that failed nothing runs.
@@ -37,10 +50,18 @@ def pytest_collection_modifyitems(session, config, items):
         _log(collected=len(left))
 
 
+@pytest.fixture(autouse=True)
+def freed():
+    """Give a test's memory back, which the tests of other processes need."""
+    yield
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item):
+    # Not ``session.shouldstop``: a worker of pytest-xdist that stops is taken for a crashed one.
     if time.time() > float(os.environ.get("FDL_GPU_DEADLINE", "inf")):
-        item.session.shouldstop = "out of time"
         return True
     _log(begun=item.nodeid)
     return None
@@ -49,3 +70,6 @@ def pytest_runtest_protocol(item):
 def pytest_runtest_logreport(report):
     if report.when == "call" or report.outcome != "passed":
         _log(test=report.nodeid, outcome=report.outcome, detail=report.longreprtext[-2000:])
+    # After such an error every call of this process fails; pytest-xdist starts another.
+    if "CUDA error" in report.longreprtext and "PYTEST_XDIST_WORKER" in os.environ:
+        os._exit(1)

@@ -23,12 +23,17 @@ def _cases():
         cases = importlib.import_module(f"kernels.{folder}.cases")
         for op in cases.OPS:
             for case in (*cases.TEST, *cases.COMPILE):
+                if (op, case.name) == ("conv2d_stats", "empty batch"):
+                    continue  # There is no mean of nothing, and the op says so.
                 if case in cases.TEST or op in getattr(case, "ops", cases.OPS):
                     yield pytest.param(folder, op, case, id=f"{folder}.{op}-{case.name}")
 
 
-def _function(folder, op, case):
-    """The public function with what the case asks for beside tensors, which follows their type."""
+def _function(folder, op, case, rounded):
+    """The public function with what the case asks for beside tensors.
+
+    What of it has a type is rounded to one, as the tensors are, and follows theirs.
+    """
     cases = importlib.import_module(f"kernels.{folder}.cases")
     function = getattr(importlib.import_module(f"kernels.{folder}"), op)
 
@@ -36,10 +41,25 @@ def _function(folder, op, case):
         dtype = proof.leaves(args)[0].dtype
         more = {}
         if hasattr(cases, "keywords"):
-            more = cases.keywords(op, case, dtype, device="cuda")
+            more = cases.keywords(op, case, rounded, device="cuda")
+            more = {k: v.to(dtype) if _is_real(v) else v for k, v in more.items()}
         return function(*args, **more, impl=impl)
 
     return call
+
+
+def _is_real(value):
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _taken(function, args):
+    """Skip what the kernels refuse by design; whatever else they refuse fails."""
+    try:
+        function(*args, impl="triton")
+    except dispatch.Unavailable as error:
+        if "exceed 128 in torch.float32" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
@@ -47,16 +67,20 @@ def _function(folder, op, case):
 def test_values_and_gradients(folder, op, case, dtype):
     if op == "step" and dtype in (torch.bfloat16, torch.float16):
         pytest.skip("a step sorts by usages that it has rounded")
-    function = _function(folder, op, case)
+    function = _function(folder, op, case, dtype)
     cases = importlib.import_module(f"kernels.{folder}.cases")
     args = cases.arguments(op, case, torch.float32, device="cuda")
+    if folder == "attention" and dtype == torch.float32:
+        _taken(function, args)
     reference = proof.with_impl(function, "reference")
     proof.agrees(proof.with_impl(function, "triton"), reference, args, dtype)
 
 
 @pytest.mark.parametrize(("folder", "op", "case"), [*_cases()])
 def test_results_repeat_bit_for_bit(folder, op, case):
-    function = _function(folder, op, case)
+    function = _function(folder, op, case, torch.float32)
     cases = importlib.import_module(f"kernels.{folder}.cases")
-    args = cases.arguments(op, case, device="cuda")
+    args = cases.arguments(op, case, torch.float32, device="cuda")
+    if folder == "attention":
+        _taken(function, args)
     assert proof.repeats(proof.with_impl(function, "triton"), args)

@@ -49,6 +49,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "device_name", lambda device: GPU)
     monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
     monkeypatch.setattr(gpu, "_lstm_matrix", list)
+    monkeypatch.setattr(gpu, "warm", lambda this, sessions, deadline: None)
     monkeypatch.setattr(gpu, "_barriers", lambda this, deadline: 0)
     monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
     monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
@@ -95,7 +96,7 @@ def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
 
 def test_all_stages_are_there_in_their_order():
     names = [s.name for s in gpu.stages()]
-    assert names == ["tests", "baselines", "tuner", "table", "racecheck", "paper"]
+    assert names == ["tests", "tuner", "table", "lstm", "racecheck", "paper", "compiled"]
     assert [s.name for s in gpu.chosen(["table", "tests"])] == ["tests", "table"]
     with pytest.raises(ValueError, match="unknown stage 'tabel'; did you mean 'table'"):
         gpu.chosen(["tabel"])
@@ -123,22 +124,20 @@ def test_the_matrix_of_lstms_crosses_types_units_batches_lengths_and_modes():
     }
 
 
-def test_baselines_are_not_measured_again_after_the_table(machine, store, monkeypatch):
+def test_what_the_table_measured_is_measured_again_only_with_a_compiler(
+    machine, store, monkeypatch
+):
     monkeypatch.setattr(measure, "measure", timed)
-    monkeypatch.setattr("kernels.bench.providers.defaults", lambda op, device: ["torch", "triton"])
+    known = ["torch", "compile", "triton"]
+    monkeypatch.setattr("kernels.bench.providers.defaults", lambda op, device: known)
     first, _ = this_run(store)
-    gpu._baselines(first, 1e6)
-    assert {r.impl for r in first.records} == {"torch"}
+    gpu._table(first, 1e6)
+    assert {r.impl for r in first.records} == {"torch", "triton"}
     second, _ = this_run(store)
-    gpu._table(second, 1e6)
-    assert {r.impl for r in second.records} == {"torch", "triton"}
-    # New launch parameters are no reason to measure others' operators again.
-    for w in machine:
-        path = tuning.path(w.op, tuning.device_file(GPU))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('{"entries": []}')
+    gpu._compiled(second, 1e6)
+    assert {r.impl for r in second.records} == set(known)
     third, _ = this_run(store)
-    assert gpu._baselines(third, 1e6) == 0
+    assert gpu._compiled(third, 1e6) == gpu._table(third, 1e6) == 0
     assert third.records == []
 
 
@@ -204,10 +203,12 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     todo = {"t::a": "passed", "t::b": "failed", "t::c": "skipped", "t::d": "passed"}
     asked = []
 
-    def some(done, seconds, folder="tests/gpu"):
+    def some(done, seconds):
         asked.append(list(done))
         left = [t for t in todo if t not in done]
-        return {t: todo[t] for t in left[:2]}, len(left), "the output"
+        ran = {t: todo[t] for t in left[:2]}
+        why = {t: "it is wrong" for t in ran if ran[t] == "failed"}
+        return gpu.Tests(ran, len(left) - len(ran), why)
 
     monkeypatch.setattr(gpu, "pytest_run", some)
     this, _ = this_run(store)
@@ -215,12 +216,31 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     assert asked == [[], ["t::a", "t::b"]]
     assert [r.status for r in this.records] == ["invalid", "invalid"]
     assert this.records[-1].check.outcomes == todo
-    assert this.records[-1].check.output == "the output"
+    assert this.records[0].check.output == "t::b\nit is wrong"
     from suite import report
 
     table = report.build(store).files["tables/kernels.md"]
     assert "| tests/gpu | " in table
     assert "| 2 | 1 | 1 | 0 | `t::b` |" in table
+
+
+def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch):
+    asked = []
+
+    def some(done, seconds, which=("tests/gpu",), at_once=None):
+        asked.append((list(which), at_once))
+        if at_once == 1:
+            return gpu.Tests({"t::b": "passed"}, 0, {})
+        why = {"t::b": "torch.OutOfMemoryError: no", "t::c": "wrong"}
+        return gpu.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
+
+    monkeypatch.setattr(gpu, "pytest_run", some)
+    this, _ = this_run(store)
+    assert gpu._tests(this, 1e6) == 0
+    assert asked == [(["tests/gpu"], None), (["t::b"], 1)]
+    check = this.records[0].check
+    assert check.outcomes == {"t::a": "passed", "t::b": "passed", "t::c": "failed"}
+    assert check.output == "t::c\nwrong"
 
 
 def test_without_time_no_test_is_begun(machine, store, monkeypatch):
@@ -252,34 +272,34 @@ def by_name(outcomes):
 
 
 def test_outcomes_of_a_real_process(checks):
-    outcomes, collected, _ = gpu.pytest_run([], 600, str(checks))
-    assert collected == 4
-    assert by_name(outcomes) == {
+    found = gpu.pytest_run([], 600, [str(checks)])
+    assert found.left == 0
+    assert by_name(found.outcomes) == {
         "test_good": "passed",
         "test_bad": "failed",
         "test_skipped": "skipped",
         "test_dies": "passed",
     }
-    rest, left, _ = gpu.pytest_run([n for n in outcomes if "good" in n], 600, str(checks))
-    assert left == len(rest) == 3
+    assert ["assert False" in why for why in found.why.values()] == [True]
+    rest = gpu.pytest_run([n for n in found.outcomes if "good" in n], 600, [str(checks)])
+    assert (len(rest.outcomes), rest.left) == (3, 0)
 
 
 def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
     monkeypatch.setenv("DIES", "1")
-    outcomes, _, _ = gpu.pytest_run([], 600, str(checks))
-    assert by_name(outcomes)["test_dies"] == "failed"
-    assert by_name(outcomes)["test_good"] == "passed"
+    found = by_name(gpu.pytest_run([], 600, [str(checks)]).outcomes)
+    assert found["test_dies"] == "failed"
+    assert found["test_good"] == "passed"
 
 
 def test_after_the_deadline_no_test_begins(checks):
-    outcomes, collected, _ = gpu.pytest_run([], -1, str(checks))
-    assert (outcomes, collected) == ({}, 4)
+    assert gpu.pytest_run([], -1, [str(checks)]) == gpu.Tests({}, 4, {})
 
 
 def test_what_cannot_be_collected_is_an_error(checks):
     (checks / "test_broken.py").write_text("import no_such_module\n")
     with pytest.raises(OSError, match="collected no tests"):
-        gpu.pytest_run([], 600, str(checks))
+        gpu.pytest_run([], 600, [str(checks)])
 
 
 def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):

@@ -12,19 +12,19 @@ SMALL = task.Config(inputs=6, hidden=5, examples=4, backend="aot_eager")
 @pytest.mark.parametrize("how", ["eager", "vmap"])
 def test_the_listings_give_what_the_notebook_stores(how):
     cfg = dataclasses.replace(SMALL, how=how)
-    assert task.differing(task.listed(cfg, CPU), task.STORED) == 0
+    assert task.differing(task.listed(cfg), task.STORED) == 0
     assert task.listed_gradient(cfg, CPU) == (4, 6, 3)
 
 
 def test_only_the_comment_beside_the_matrix_differs():
-    found = task.listed(SMALL, CPU)
+    found = task.listed(SMALL)
     assert task.differing(found, task.COMMENTS) == 1
     assert task.differing(found, {"matrix": task.COMMENTS["matrix"]}) == 1
 
 
 @pytest.mark.parametrize("wrong", [[[9, 12, 15], [19, 26, 34]], [9, 12, 15], [[9, 12, 15]]])
 def test_another_value_or_shape_is_a_mismatch(wrong):
-    assert task.differing(task.listed(SMALL, CPU), {"matmul": wrong}) == 1
+    assert task.differing(task.listed(SMALL), {"matmul": wrong}) == 1
 
 
 def test_assigning_leaves_the_given_tensor_alone():
