@@ -1,5 +1,6 @@
 """One workload with every provider: the gate, then the times of those that pass it."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import torch
 from kernels import dispatch
 from kernels.bench.accuracy import Accuracy, Gate, weights_of
 from kernels.bench.providers import Call, CannotRun, Provider, providers
-from kernels.bench.timing import Calls, Timed, on_cpu, on_cuda
+from kernels.bench.timing import Calls, Timed, make_current, on_cpu, on_cuda
 from kernels.bench.workload import Workload
 
 Timer = Callable[[Calls, int, int], dict[str, Timed]]
@@ -52,22 +53,29 @@ def measure(
     """
     if w.device.startswith("cuda"):
         # Events, graphs and the flushed cache are those of the current device.
-        index = torch.device(w.device).index
-        torch.cuda.set_device(torch.cuda.current_device() if index is None else index)
+        make_current(w.device)
     # A compiler keeps what it made for other sizes, and would generalise it to these.
     torch.compiler.reset()
     known, outcomes, calls = providers(w.op), [], {}
     gate = Gate(known["reference"])
-    for name in names:
-        outcome = Outcome(name)
-        outcomes.append(outcome)
-        call = _checked(w, known[name], gate, outcome)
-        if call:
-            calls[name] = call
-    timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
+    with full_float32():
+        for name in names:
+            outcome = Outcome(name)
+            outcomes.append(outcome)
+            call = _checked(w, known[name], gate, outcome)
+            if call:
+                calls[name] = call
+        timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
     for outcome in outcomes:
         outcome.timed = timed.get(outcome.provider, outcome.timed)
     return outcomes
+
+
+def full_float32() -> contextlib.AbstractContextManager[None]:
+    """Have cuDNN's convolutions and LSTMs not round float32 to TensorFloat-32, as is its wont."""
+    now = torch.backends.cudnn
+    kept = {k: getattr(now, k) for k in ("enabled", "benchmark", "deterministic")}
+    return now.flags(**kept, allow_tf32=False)
 
 
 def timer_of(device: str) -> Timer:

@@ -53,6 +53,13 @@ class Timed:
     missing: dict[str, str] = field(default_factory=dict)
 
 
+def make_current(device: str) -> None:
+    """Have a GPU be the current one; ``cuda`` names the one that is."""
+    index = torch.device(device).index
+    if index is not None:
+        torch.cuda.set_device(index)
+
+
 def on_cpu(calls: Calls, rounds: int, seed: int) -> dict[str, Timed]:
     """Time calls on a processor.
 

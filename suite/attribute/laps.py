@@ -18,6 +18,7 @@ from kernels import dispatch
 from kernels.bench.accuracy import Accuracy as Error
 from kernels.bench.observe import Example, Kind, Spans, Watch, cost_of_marks
 from kernels.bench.providers import CannotRun
+from kernels.bench.timing import make_current
 from suite import provenance
 from suite.attribute.request import Arm
 from suite.gate.probe import Timed, Times
@@ -68,7 +69,7 @@ class Laps:
         self.arm, self.threads = arm, threads
         if arm.spec.device.startswith("cuda"):
             # Events are those of the current device.
-            torch.cuda.set_device(arm.spec.device)
+            make_current(arm.spec.device)
         self.watch = Watch(dict.fromkeys(arm.kept, arm.baseline), self._training)
         self.dispatched: dict[str, Counter[str]] = {}
         self.timed: dict[tuple[Kind, str], Timed] = {}

@@ -150,7 +150,10 @@ def render(records: Sequence[Record]) -> dict[str, str]:
     checks = _newest_checks(records)
     if not found and not checks:
         return {}
-    parts = ["# Kernels: what each implementation costs\n", LEGEND if found else ""]
+    from suite.report import rivals
+
+    parts = ["# Kernels: what each implementation costs\n", rivals.render(found)]
+    parts.append(f"## Every case\n\n{LEGEND}" if found else "")
     for op in dict.fromkeys(line.micro.op for line in found):
         parts.append(f"## {code(op)}\n")
         of_op = [line for line in found if line.micro.op == op]

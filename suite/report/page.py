@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suite.record import Artifact
-from suite.report import attribution, curves, details, effects, faults, files, sweeps, text
+from suite.report import (
+    attribution,
+    curves,
+    details,
+    effects,
+    faults,
+    files,
+    kernels,
+    rivals,
+    sweeps,
+    text,
+)
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group
 from suite.store import Store
@@ -91,6 +102,7 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
     """
     found = report.tables
     found_effects = effects.effects(report.records)
+    duels = rivals.rows(kernels.lines(report.records))
     contents = [details.of_row(r) for r in found.rows] + [details.of_claim(c) for c in found.claims]
     html = (
         environment()
@@ -111,6 +123,10 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
             attribution_introduction=attribution.INTRODUCTION.replace("**", ""),
             attribution_notes=attribution.notes,
             attribution_picture=attribution.picture(found_effects),
+            rivals=rivals.by_machine(duels),
+            rivals_head=rivals.HEAD,
+            rivals_introduction=rivals.INTRODUCTION.replace("*", ""),
+            rivals_pictures=rivals.pictures(duels),
             smoke=files.SMOKE,
             details=contents,
             swept=[sweeps.read(sweeps.place(store, name)) for name in sweeps.names(store)],
@@ -146,6 +162,7 @@ def environment() -> "Environment":
         "fault": faults.kind_of,
         "same": faults.same,
         "attributed": attribution.page_table,
+        "rivals": lambda found: [rivals.cells(row) for row in found],
     }
     return environment
 

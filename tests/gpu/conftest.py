@@ -7,7 +7,6 @@ Without these variables everything runs, as ever:
 - ``FDL_GPU_DEADLINE``: no test begins after that time, in seconds since 1970.
 """
 
-import gc
 import json
 import os
 import sys
@@ -54,7 +53,6 @@ def pytest_collection_modifyitems(session, config, items):
 def freed():
     """Give a test's memory back, which the tests of other processes need."""
     yield
-    gc.collect()
     torch.cuda.empty_cache()
 
 

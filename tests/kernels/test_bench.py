@@ -221,3 +221,17 @@ def test_the_bound_is_the_slower_of_memory_and_products():
     assert peaks("AMD EPYC") is None
     assert bound_s(Work(0, 4_800_000_000_000), torch.float32, limits) == pytest.approx(1.0)
     assert bound_s(Work(int(989e12), 1), torch.bfloat16, limits) == pytest.approx(1.0)
+
+
+def test_providers_compute_in_full_float32():
+    seen = []
+
+    def timer(calls, rounds, seed):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return {}
+
+    before = torch.backends.cudnn.allow_tf32
+    w = Workload("dnc.usage", COPY, torch.float32, "forward", "cpu")
+    measure(w, ["reference"], 1, timer=timer)
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 == before
