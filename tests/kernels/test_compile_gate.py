@@ -112,12 +112,14 @@ def listed():
     return json.loads(done.stdout)
 
 
+@pytest.mark.xdist_group("listed")
 def test_no_binary_is_compiled_twice(listed):
     for kernel, launches in listed.items():
         known = [by for _, by in launches]
         assert len(known) == len({*known}), kernel
 
 
+@pytest.mark.xdist_group("listed")
 def test_what_users_may_ask_for_is_compiled(listed):
     def options(kernel, *names):
         return {tuple(o.get(name) for name in names) for o, _ in listed[kernel]}

@@ -16,6 +16,8 @@ from suite.report import sweep_page, sweeps
 from suite.space import Choice, Range
 from suite.store import Store
 
+# One process draws the page that several tests look at.
+pytestmark = pytest.mark.xdist_group("sweep report")
 METRIC = "test_accuracy"
 SPACE = {
     "lr": {"low": 1e-4, "high": 1e-1, "log": True, "whole": False},
