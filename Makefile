@@ -21,10 +21,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 endif
 TORCH_FROM := $(if $(TORCH_INDEX),--retries 0 --timeout 20 --extra-index-url $(TORCH_INDEX))
 
+# pip compiles on one core, so that is done afterwards on all. A file that is meant for another Python
+# does not compile, and is not needed.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH_FROM) -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) $(TORCH_FROM) torch torchvision
+	$(PIP_INSTALL) -e '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 reproduce: $(STAMP)

@@ -53,6 +53,21 @@ def _own_settings(monkeypatch):
 
 
 @pytest.fixture
+def command_line(capfd, monkeypatch):
+    """The command line, in this process: its exit code, output and what it said beside it."""
+    from suite.cli import main
+
+    def called(*arguments):
+        monkeypatch.setattr(sys, "argv", ["suite", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, *capfd.readouterr()
+
+    return called
+
+
+@pytest.fixture
 def toy():
     """Make specs of the toy task."""
     from suite.plan import expand

@@ -110,19 +110,13 @@ def test_a_fault_is_said_clearly(source, change, said, checkout):
         ("cluster_name: a\nprovidr: {type: aws}\n", 2, "did you mean 'provider'"),
     ],
 )
-def test_the_command_exits_with_the_right_code(text, code, said, tmp_path):
+def test_the_command_exits_with_the_right_code(command_line, text, code, said, tmp_path):
     path = tmp_path / "c.yaml"
     if text is not None:
         path.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "suite", "cluster", "check", path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    ended, _, line = command_line("cluster", "check", path)
+    assert ended == code
+    assert said in line
 
 
 def test_a_token_is_private_and_made_once(tmp_path):
@@ -172,16 +166,11 @@ def test_a_cluster_that_is_gone_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", [["status"], ["wait", "--nodes", "2"]], ids=" ".join)
 @pytest.mark.parametrize("on", ["127.0.0.1:9", "ray://127.0.0.1:9"])
-def test_a_cluster_that_does_not_answer_is_said(command, on):
-    done = subprocess.run(
-        [sys.executable, "-m", "suite", "cluster", *command, "--on", on],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 4
-    assert f"no Ray cluster answers at {on}" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_cluster_that_does_not_answer_is_said(command_line, command, on):
+    code, _, said = command_line("cluster", *command, "--on", on)
+    assert code == 4
+    assert f"no Ray cluster answers at {on}" in said
+    assert "Traceback" not in said
 
 
 def commands(path):

@@ -1,6 +1,7 @@
 """What every task file keeps. A new file in tasks/ is tested here without an edit."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -8,7 +9,9 @@ import os
 import pickle
 import re
 import signal
+import zlib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -33,15 +36,30 @@ EACH_VARIANT = [
 ]
 
 
-def _spec(name, variant, seed=0):
-    return expand([name], profile="smoke", variants=[variant], seeds=[seed])[0]
+def _spec(name, variant):
+    return expand([name], profile="smoke", variants=[variant], seeds=[0])[0]
 
 
 @functools.cache
-def _smoke(name, variant, seed=0):
-    """A smoke run's record; several tests look at the same one."""
+def _smoke(name, variant):
+    """A smoke run's record, with its pictures; several tests look at the same one."""
     store = Store(f"memory://contract-{os.getpid()}")
-    return run.execute(_spec(name, variant, seed), store=store, figures=True, placement=ALONE)
+    in_full = variant == next(iter(task.find(name).variants))
+    with contextlib.nullcontext() if in_full else _sketched():
+        return run.execute(_spec(name, variant), store=store, figures=True, placement=ALONE)
+
+
+def _sketched():
+    """Draw everything, but coarse and not laid out, which takes most of a picture's time."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def sketch(figure, content, **options):
+        figure.set_layout_engine("none")
+        save(figure, content, **options | {"dpi": 20})
+
+    return mock.patch.object(Figure, "savefig", sketch)
 
 
 @pytest.mark.parametrize("name", EACH)
@@ -145,42 +163,36 @@ def test_a_task_draws(name):
 
 
 @pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
-def test_the_same_seed_gives_the_same_numbers(name, variant):
+def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, variant, tmp_path):
+    """The same seed gives the same numbers, and where in the run it is stopped does not matter."""
     t = task.find(name)
     if variant in t.nondeterministic:
         pytest.skip(f"declared nondeterministic: {t.nondeterministic[variant]}")
-    again = run.execute(_spec(name, variant), placement=ALONE).train
-    first = _smoke(name, variant).train
-    assert again.params_sha256 == first.params_sha256
-    timed = ("train_s", *(k for k in first.curve if k.endswith("_s")))
+    whole = _smoke(name, variant).train
+    store, rows = Store(str(tmp_path)), len(whole.curve["step"])
+    if rows > 1:
+        stop_after = 1 + zlib.crc32(f"{name} {variant}".encode()) % (rows - 1)
+        _stopped(_spec(name, variant), store, stop_after)
+    again = run.execute(_spec(name, variant), store=store, placement=ALONE).train
+    assert again.params_sha256 == whole.params_sha256
+    timed = ("train_s", *(k for k in whole.curve if k.endswith("_s")))
     assert {k: v for k, v in again.curve.items() if k not in timed} == {
-        k: v for k, v in first.curve.items() if k not in timed
+        k: v for k, v in whole.curve.items() if k not in timed
     }
 
 
-@pytest.mark.parametrize("name", EACH)
-def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, tmp_path):
-    variant = next(iter(task.find(name).variants))
-    whole = _smoke(name, variant).train
-    rows = len(whole.curve["step"])
-    if rows == 1:
-        pytest.skip("yields once: there is nothing to resume")
-    stop_after = 1 + hash(name) % (rows - 1)
+def _stopped(spec, store, after):
+    """Ask a run to stop when it has shown so many rows."""
     seen = []
 
     def stop(kind, content):
         seen.append(kind)
-        if seen.count("row") == stop_after:
+        if seen.count("row") == after:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    store, spec = Store(str(tmp_path)), _spec(name, variant)
     with pytest.raises(run.Interrupted):
         run.execute(spec, store=store, report=stop, placement=ALONE)
-    resumed = run.execute(spec, store=store, placement=ALONE).train
-    assert resumed.params_sha256 == whole.params_sha256
-    assert {k: v.value for k, v in resumed.final.items()} == {
-        k: v.value for k, v in whole.final.items()
-    }
+    assert store.fs.glob(store.path("checkpoints/*.pt"))
 
 
 @pytest.mark.parametrize("name", EACH)

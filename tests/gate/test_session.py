@@ -229,7 +229,7 @@ def test_the_working_directory_is_a_revision_too_and_says_that_it_was_changed(re
     (repo / "work.py").write_text(WORK + "\n# A change that nobody committed.\n")
     try:
         store = Store(str(tmp_path))
-        plan = Plan({2: 0.01}, ("-k", "test_add"))
+        plan = Plan({1: 0.01}, ("-k", "test_add"))
         found = compare(repo, "HEAD", None, plan, store)
     finally:
         (repo / "work.py").write_text(WORK)

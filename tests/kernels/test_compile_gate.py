@@ -1,8 +1,10 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -17,6 +19,8 @@ ROW = {
     "warps": 4,
     "opcodes": {"HGMMA": 8},
 }
+# Triton compiles where it was not asked to interpret before it was imported.
+COMPILING = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
 
 
 def test_a_row_that_spills_or_outgrows_shared_memory_is_wrong():
@@ -102,19 +106,20 @@ print(json.dumps(found, default=str))
 @pytest.fixture(scope="module")
 def listed():
     """Kernel -> the options of each launch, and what Triton knows its binary by."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     command = [sys.executable, "-c", LISTING]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=COMPILING, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
+@pytest.mark.xdist_group("listed")
 def test_no_binary_is_compiled_twice(listed):
     for kernel, launches in listed.items():
         known = [by for _, by in launches]
         assert len(known) == len({*known}), kernel
 
 
+@pytest.mark.xdist_group("listed")
 def test_what_users_may_ask_for_is_compiled(listed):
     def options(kernel, *names):
         return {tuple(o.get(name) for name in names) for o, _ in listed[kernel]}
@@ -137,44 +142,51 @@ def test_what_users_may_ask_for_is_compiled(listed):
     assert {s for (s,) in options("address_forward", "S")} == {1, 3, 5}
 
 
-# One case of one op: the whole table is compared by the gate itself.
+# One case of one op, compiled once: the whole table is compared by the gate itself.
 ONE_CASE = """
-import sys
+import json, sys
+from pathlib import Path
 from kernels import compile_gate
 from kernels.ntm import cases
 
-cases.COMPILE = cases.COMPILE[:1]
-sys.exit(compile_gate.main(sys.argv[1:]))
+cases.COMPILE = cases.TEST[:1]
+folder = Path(sys.argv[1])
+table = compile_gate.table_path(90, folder)
+found = compile_gate.tabulate(90, ["ntm"], 1)
+compile_gate.tabulate = lambda architecture, ops, jobs: dict(found)
+
+
+def gate(*more):
+    print("ended with", compile_gate.main(["--arch=90", "--op=ntm", f"--tables={folder}", *more]))
+
+
+gate()
+gate("--accept")
+gate()
+rows = json.loads(table.read_text())
+name = next(n for n in sorted(rows) if "registers" in rows[n])
+rows[name]["registers"] += 1
+table.write_text(json.dumps(rows))
+gate()
+print(name)
 """
 
 
 def test_the_command_compiles_compares_and_accepts(tmp_path):
-    def gate(*more):
-        command = [sys.executable, "-c", ONE_CASE, "--arch=90", "--op=ntm"]
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        done = subprocess.run(
-            [*command, f"--tables={tmp_path}", *more],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    code, said = gate()
-    assert code == 1, said
-    assert "no stored table" in said
-    code, said = gate("--accept")
-    assert code == 0, said
-    assert "binaries as stored" in said
-    [table] = tmp_path.iterdir()
-    rows = json.loads(table.read_text())
-    name = sorted(rows)[0]
-    rows[name]["registers"] += 1
-    table.write_text(json.dumps(rows))
-    code, said = gate()
-    assert code == 1, said
-    assert f"{name}: registers" in said
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_CASE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=COMPILING,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    missing, accepted, same, changed, name = re.split(r"ended with \d\n", done.stdout)
+    assert re.findall(r"ended with (\d)", done.stdout) == ["1", "0", "0", "1"]
+    assert "no stored table" in missing
+    assert "binaries as stored" in accepted
+    assert same == accepted
+    assert f"{name.strip()}: registers" in changed
 
 
 def test_the_command_line_passes_on_what_is_not_known():
@@ -184,21 +196,42 @@ def test_the_command_line_passes_on_what_is_not_known():
     assert "invalid choice: 'fft'" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, number):
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "kernels.compile_gate", "--arch=90", "--op=ntm", "--jobs=1"]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=COMPILING | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         try:
             # It has begun to compile: the first launch's files are there.
             while not any(tmp_path.glob("compile-gate-*/*")):
                 assert process.poll() is None
                 time.sleep(0.05)
-            process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
             assert process.wait(300) != 0
         finally:
             process.kill()
     assert not any(tmp_path.glob("compile-gate-*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_each_signal_that_ends_a_run_removes_its_cache(tmp_path, monkeypatch, number, raised):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TRITON_CACHE_DIR", "as it was")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted():
+        with compile_gate._cache():
+            assert any(tmp_path.glob("compile-gate-*"))
+            signal.raise_signal(number)
+
+    try:
+        with pytest.raises(raised):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not any(tmp_path.iterdir())

@@ -73,11 +73,33 @@ def with_residual(case):
     return *args, torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
-def tiny(groups=1, dtype=torch.float64):
-    """x, weight and bias."""
+# N, C, H, W, K, R, S.
+TINY = (2, 2, 4, 4, 2, 2, 3)
+
+
+def tiny(groups=1):
+    """x, weight and bias of a case of these sizes, in float64."""
     g = torch.Generator().manual_seed(3)
     shapes = (2, 2, 4, 4), (2, 2 // groups, 2, 3), (2,)
-    return tuple(torch.randn(s, generator=g, dtype=dtype).requires_grad_() for s in shapes)
+    return tuple(torch.randn(s, generator=g).double().requires_grad_() for s in shapes)
+
+
+def assert_the_same_twice(function, pytorch, args):
+    """Check gradients, and those of gradients by all that these depend on, against PyTorch's."""
+    g = torch.Generator().manual_seed(9)
+
+    def directions(tensors):
+        return [torch.randn(t.shape, generator=g).double() for t in tensors]
+
+    given = [t.requires_grad_() for t in directions(proof.flat(pytorch(*args)))]
+    along = directions(args)
+    found = []
+    for f in (function, pytorch):
+        once = torch.autograd.grad(proof.flat(f(*args)), args, given, create_graph=True)
+        total = sum((grad * along_it).sum() for grad, along_it in zip(once, along, strict=True))
+        found.append([*once, *torch.autograd.grad(total, [*args, *given], materialize_grads=True)])
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
 @pytest.fixture
@@ -185,10 +207,8 @@ def test_only_some_statistics_need_a_gradient(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_statistics_are_differentiable_twice(impl):
-    function = functools.partial(ops.conv2d_stats, stride=2, padding=1, impl=impl)
-    assert torch.autograd.gradgradcheck(
-        function, tiny(), fast_mode=True, check_undefined_grad=False
-    )
+    case = cases.Case("stride 2", *TINY, stride=2, padding=1)
+    assert_the_same_twice(function_of("conv2d_stats", case, impl), stats_by_pytorch(case), tiny())
 
 
 def network(bias=True, affine=True, momentum=0.1, tracked=True):
@@ -304,30 +324,31 @@ def test_a_bias_is_a_shift_and_batch_normalisation_a_scale_and_a_shift():
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("options", TWICE)
 def test_gradients_have_gradients(impl, options):
-    args = tiny(options.get("groups", 1))
-    function = functools.partial(ops.conv2d, **options, impl=impl)
-    assert torch.autograd.gradgradcheck(function, args, fast_mode=True, check_undefined_grad=False)
+    case = cases.Case("tiny", *TINY, **options)
+    pytorch = functools.partial(F.conv2d, **options)
+    assert_the_same_twice(function_of("conv2d", case, impl), pytorch, tiny(case.groups))
 
 
 @pytest.mark.parametrize("name", cases.OPS)
 def test_every_gradient_of_triton_entry_by_entry(name):
-    args = cases.arguments(name, cases.GRADCHECK, torch.float64)
-    assert proof.gradcheck(function_of(name, cases.GRADCHECK, "triton"), args)
+    case = cases.GRADCHECK
+    args = cases.arguments(name, case, torch.float64)
+    pytorch = {
+        "conv2d": functools.partial(F.conv2d, **cases.geometry(case)),
+        "conv2d_fused": fused_by_pytorch(case, relu=True),
+        "conv2d_stats": stats_by_pytorch(case),
+    }
+    proof.agrees(function_of(name, case, "triton"), pytorch[name], args, torch.float64)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_the_fused_op_is_differentiable_twice(impl):
     x, weight, scale = tiny()
     shift = torch.linspace(-1, 1, 2, dtype=torch.float64).requires_grad_()
-
-    def function(x, weight, scale, shift, residual):
-        return ops.conv2d_fused(
-            x, weight, scale, shift, dilation=2, padding=1, residual=residual, impl=impl
-        )
-
-    residual = torch.randn(2, 2, 4, 2, dtype=torch.float64).requires_grad_()
-    args = (x, weight, scale, shift, residual)
-    assert torch.autograd.gradgradcheck(function, args, fast_mode=True, check_undefined_grad=False)
+    case = cases.Case("dilation 2", *TINY, padding=1, dilation=2)
+    residual = torch.randn(2, 2, 4, 2, generator=torch.Generator().manual_seed(4)).double()
+    args = (x, weight, scale, shift, residual.requires_grad_())
+    assert_the_same_twice(fused(case, impl, True), fused_by_pytorch(case, True), args)
 
 
 @pytest.mark.parametrize("impl", ["reference", "triton"])

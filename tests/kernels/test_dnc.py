@@ -231,7 +231,7 @@ def order(generator, W, saturated):
 
 
 @given(seed=seeds, N=sizes, saturated=st.booleans(), links=st.booleans())
-@EACH
+@settings(max_examples=8, deadline=None)
 def test_a_chain_of_steps_stays_in_range_and_is_the_same_in_every_implementation(
     seed, N, saturated, links
 ):

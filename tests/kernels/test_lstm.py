@@ -95,17 +95,9 @@ def test_the_kernels_have_the_references_values_and_gradients(
     proof.agrees(way(*options, "triton"), way(*options, "reference"), args, dtype)
 
 
-# The kernels' other paths have the reference's gradients in float64, see above.
-@pytest.mark.parametrize(
-    ("impl", "reverse"),
-    [
-        ("reference", False),
-        ("reference", True),
-        ("torch", False),
-        ("torch", True),
-        ("triton", True),
-    ],
-)
+# The kernels have the reference's gradients in float64, see above.
+@pytest.mark.parametrize("impl", ["reference", "torch"])
+@pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_are_those_of_the_values(impl, reverse):
     args = cases.arguments("lstm", cases.GRADCHECK, torch.float64)
     assert proof.gradcheck(way(cases.GRADCHECK, True, reverse, impl), args)

@@ -49,14 +49,21 @@ def test_values_and_gradients(module, op, cases, case, dtype, impl):
     proof.agrees(proof.with_impl(function, impl), reference, args, dtype)
 
 
-@pytest.mark.parametrize("impl", ["reference", *FAST])
+@pytest.mark.parametrize("impl", ["reference", "torch"])
 @pytest.mark.parametrize(("folder", "op"), [*_ops()])
 def test_gradients_are_those_of_the_values(folder, op, impl):
     module, cases = _folder(folder)
     args = cases.arguments(op, cases.GRADCHECK, torch.float64)
-    # Interpreted, each element's gradient of a whole step takes a minute in all; its parts' do not.
-    fast = (op, impl) == ("step", "triton")
-    assert proof.gradcheck(proof.with_impl(getattr(module, op), impl), args, fast)
+    assert proof.gradcheck(proof.with_impl(getattr(module, op), impl), args)
+
+
+@pytest.mark.parametrize(("folder", "op"), [*_ops()])
+def test_the_kernels_gradients_are_the_references_in_float64(folder, op):
+    """Each entry, to the last digits: with the test above, those of the values."""
+    module, cases = _folder(folder)
+    args = cases.arguments(op, cases.GRADCHECK, torch.float64)
+    reference, kernels = (proof.with_impl(getattr(module, op), i) for i in ("reference", "triton"))
+    proof.agrees(kernels, reference, args, torch.float64)
 
 
 @pytest.mark.parametrize(("folder", "op"), [*_ops()])

@@ -28,21 +28,17 @@ def test_a_matrix_runs_and_is_not_run_again(toy, store, inline):
     specs = toy("quick", "slow", seeds=range(2))
     records, events = _campaign(store, specs, jobs=2, inline=inline)
     assert sorted(r.run_id for r in records) == sorted(s.run_id for s in specs)
+    assert {r.placement.scheduler for r in records} == {"inline" if inline else "process"}
     assert [e for e, _ in events].count("ended") == 4
     again, events = _campaign(store, specs, jobs=2, inline=inline)
     assert [e for e, _ in events] == ["skipped"] * 4
     assert sorted(r.record_id for r in again) == sorted(r.record_id for r in records)
-    fresh, _ = _campaign(store, specs, jobs=2, inline=inline, fresh=True)
+    # Where a run sits does not change what it gives.
+    fresh, _ = _campaign(store, specs, jobs=2, inline=True, fresh=True)
     assert [r.attempt for r in fresh] == [2] * 4
     assert {r.parent_record_id for r in fresh} == {r.record_id for r in records}
-
-
-def test_where_a_run_sat_does_not_change_what_it_gives(toy, store, tmp_path):
-    inline, _ = _campaign(store, toy(), inline=True)
-    pooled, _ = _campaign(Store(str(tmp_path / "other")), toy())
-    assert inline[0].train.params_sha256 == pooled[0].train.params_sha256
-    assert inline[0].placement.scheduler == "inline"
-    assert pooled[0].placement.scheduler == "process"
+    params = {r.run_id: r.train.params_sha256 for r in records}
+    assert {r.run_id: r.train.params_sha256 for r in fresh} == params
 
 
 def test_memory_stores_run_inline(toy):
@@ -68,10 +64,7 @@ def test_one_bad_run_does_not_take_the_campaign_down(toy, store):
         assert by_variant[variant].status == status
         assert detail in by_variant[variant].status_detail
     assert len(list(store.scan())) == len(specs)
-
-
-def test_what_the_machine_broke_is_tried_again_and_what_the_run_decided_is_not(toy, store):
-    _campaign(store, toy("kill", "nan"))
+    # What the machine broke is tried again, and what the run decided is not.
     records, events = _campaign(store, toy("kill", "nan"))
     assert {(e, s.variant) for e, s in events if e in ("skipped", "ended")} == {
         ("skipped", "nan"),
@@ -110,30 +103,34 @@ def _suite(*arguments):
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_stopped_campaign_goes_on_where_it_was(tmp_path, number):
+def test_a_stopped_campaign_goes_on_where_it_was(tmp_path):
+    """Stopped in its first run, in another way in its second, and killed in its third."""
     store, sign = Store(str(tmp_path / "store")), tmp_path / "sign"
     command = ["run", "ch90.linear", "--variant", "wait", "--profile", "laptop", "--jobs", "1"]
-    command += ["--set", f"sign={sign}", "--store", str(tmp_path / "store")]
-    with _suite(*command) as first:
-        while not sign.exists():
-            assert first.poll() is None, first.communicate()[0]
-            time.sleep(0.01)
-        # A terminal sends Ctrl-C to the whole group; the others go to one process.
-        (os.killpg if number == signal.SIGINT else os.kill)(first.pid, number)
-        out, _ = first.communicate(timeout=600)
-    assert list(store.scan()) == []
-    if number != signal.SIGKILL:
-        assert first.returncode == 130, out
-        assert "the same command continues" in out
-        assert "Traceback" not in out
-        assert store.fs.glob(store.path("checkpoints/*.pt"))
-    with _suite(*command) as again:
-        out, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, out
-    [record] = store.scan()
-    assert record.train.steps == 8
-    assert (record.clock.recovery_s > 0) == (number != signal.SIGKILL)
+    command += ["--seeds", "0-2", "--set", f"sign={sign}", "--store", str(tmp_path / "store")]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    for n_ended, number in enumerate(numbers):
+        # A run waits at a step where there is no sign of one that did.
+        sign.unlink(missing_ok=True)
+        with _suite(*command) as process:
+            while not sign.exists():
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.01)
+            # A terminal sends Ctrl-C to the whole group; the others go to one process.
+            (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            out, _ = process.communicate(timeout=600)
+        assert len(list(store.scan())) == n_ended
+        if number != signal.SIGKILL:
+            assert process.returncode == 130, out
+            assert "the same command continues" in out
+            assert "Traceback" not in out
+            assert store.fs.glob(store.path("checkpoints/*.pt"))
+    with _suite(*command) as last:
+        out, _ = last.communicate(timeout=600)
+    assert last.returncode == 0, out
+    records = sorted(store.scan(), key=lambda r: r.seed)
+    assert [r.train.steps for r in records] == [8, 8, 8]
+    assert [r.clock.recovery_s > 0 for r in records] == [n != signal.SIGKILL for n in numbers]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

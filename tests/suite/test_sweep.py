@@ -148,16 +148,10 @@ def test_a_store_in_one_process_is_refused():
         (["--on", "nowhere"], "--on 'nowhere'"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, more, said):
-    done = subprocess.run(
-        [sys.executable, "-m", "suite", "sweep", TOY, *more, "--store", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_line_and_nothing_is_written(command_line, tmp_path, more, said):
+    code, _, line = command_line("sweep", TOY, *more, "--store", tmp_path)
+    assert code == 2, line
+    assert said in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -377,39 +371,46 @@ def _suite(*arguments):
         process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_sweep_goes_on_and_repeats_nothing(tmp_path, number):
+def test_a_stopped_sweep_goes_on_and_repeats_nothing(tmp_path):
+    """Stopped by Ctrl-C after its first trial, killed in its second, it ends at the third call."""
     store, sign = tmp_path / "store", tmp_path / "sign"
     command = ["sweep", TOY, "--grid", "lr=0.01,0.05,0.1", "--jobs", "1", "--set", f"sign={sign}"]
     command += ["--set", "fault=wait", "--set", "fault_at=8", "--store", store]
+
+    def found():
+        return list(store.glob("sweeps/*/records/*/*.json"))
+
+    def wait(process, happened):
+        while not happened():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+
     with _suite(*command) as first:
-        # The sign is there once the first trial has reached its last row.
-        while not sign.exists():
-            assert first.poll() is None, first.communicate()[0]
-            time.sleep(0.05)
-        found = []
-        while not found:
-            assert first.poll() is None, first.communicate()[0]
-            found = list(store.glob("sweeps/*/records/*/*.json"))
-            time.sleep(0.05)
-        (os.killpg if number == signal.SIGINT else os.kill)(first.pid, number)
+        # The sign is there once a trial has reached its last row; it then takes its time there.
+        wait(first, lambda: sign.exists() and found())
+        kept = found()
+        os.killpg(first.pid, signal.SIGINT)
         out, _ = first.communicate(timeout=600)
-    if number != signal.SIGKILL:
-        assert first.returncode == 130, out
-        assert "the same command continues" in out
-        assert "Traceback" not in out
-    with _suite(*command) as again:
-        out, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, out
-    assert all(path.exists() for path in found)
+    assert first.returncode == 130, out
+    assert "the same command continues" in out
+    assert "Traceback" not in out
+    sign.unlink()
+    with _suite(*command) as second:
+        wait(second, sign.exists)
+        second.kill()
+        second.communicate(timeout=600)
+    with _suite(*command) as third:
+        out, _ = third.communicate(timeout=600)
+    assert third.returncode == 0, out
+    assert {*kept} <= {*found()}
     [name] = [p.name for p in (store / "sweeps").iterdir()]
     records = list(Store(str(store / "sweeps" / name)).scan())
     ended = [r for r in records if r.status != "killed"]
     assert sorted(r.config.resolved["lr"] for r in ended) == [0.01, 0.05, 0.1]
     assert all(len(set(r.train.curve["step"])) == len(r.train.curve["step"]) == 8 for r in ended)
     assert "suite run ch90.linear" in out
-    with _suite(*command) as third:
-        out, _ = third.communicate(timeout=600)
+    with _suite(*command) as again:
+        out, _ = again.communicate(timeout=600)
     assert "is finished" in out
     definition = json.loads((store / "sweeps" / name / sweep.DEFINITION).read_text())
     assert definition["finished_utc"]

@@ -1,8 +1,10 @@
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +16,8 @@ from suite.report import sweep_page, sweeps
 from suite.space import Choice, Range
 from suite.store import Store
 
+# One process draws the page that several tests look at.
+pytestmark = pytest.mark.xdist_group("sweep report")
 METRIC = "test_accuracy"
 SPACE = {
     "lr": {"low": 1e-4, "high": 1e-1, "log": True, "whole": False},
@@ -65,16 +69,33 @@ def twelve():
         yield trial(i, config, 0.6 + 0.3 * (i % 2) + i * 1e-4)
 
 
+def fill(folder, records, **changes):
+    """The store of a sweep, below the store ``folder``."""
+    store = Store(f"{folder}/sweeps/ch99.example-0")
+    store.write("sweep.json", json.dumps(definition(**changes)).encode())
+    for record in records:
+        store.put(record)
+    return store
+
+
 @pytest.fixture
 def swept(tmp_path):
-    def made(records, **changes):
-        store = Store(f"{tmp_path}/sweeps/ch99.example-0")
-        store.write("sweep.json", json.dumps(definition(**changes)).encode())
-        for record in records:
-            store.put(record)
-        return store
+    return functools.partial(fill, tmp_path)
 
-    return made
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A folder with the twelve trials and their page, which takes seconds to draw."""
+    folder = tmp_path_factory.mktemp("drawn")
+    sweeps.write(fill(folder, twelve()))
+    return folder
+
+
+@pytest.fixture
+def written(drawn, tmp_path):
+    """The twelve trials with their page, to be edited."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    return Store(f"{tmp_path}/sweeps/ch99.example-0")
 
 
 def test_trials_are_ranked_and_the_best_is_a_command(swept):
@@ -162,10 +183,13 @@ def test_where_nothing_differs_there_is_no_importance(swept):
     assert "1 of 9" in sweeps.importance(sweeps.read(swept(records)))
 
 
+def test_pictures_and_page_of_twelve_trials(written):
+    assert_drawn(written, {"parallel", "slices", "curves", "importance"})
+
+
 @pytest.mark.parametrize(
     ("records", "changes", "names"),
     [
-        (list(twelve()), {}, {"parallel", "slices", "curves", "importance"}),
         (list(twelve())[:3], {"space": {"lr": SPACE["lr"]}}, {"slices", "curves"}),
         ([], {}, set()),
         (
@@ -178,6 +202,10 @@ def test_where_nothing_differs_there_is_no_importance(swept):
 def test_pictures_and_page_are_written_for_what_there_is(swept, records, changes, names):
     store = swept(records, **changes)
     sweeps.write(store)
+    assert_drawn(store, names)
+
+
+def assert_drawn(store, names):
     drawn = {str(p).rpartition("/")[2][:-4] for p in store.fs.glob(store.path("*.png"))}
     assert drawn == names
     for name in names:
@@ -204,22 +232,18 @@ def test_a_grid_is_drawn_with_a_cell_for_each_combination(swept, n_fields):
         assert f"{record.train.final[METRIC].value:#.4g}" in page
 
 
-def test_the_table_has_a_line_for_each_trial_with_its_records(swept):
-    store = swept(twelve())
-    sweeps.write(store)
-    rows = list(csv.DictReader(io.StringIO(store.read("trials.csv").decode())))
+def test_the_table_has_a_line_for_each_trial_with_its_records(written):
+    rows = list(csv.DictReader(io.StringIO(written.read("trials.csv").decode())))
     assert len(rows) == 12
     assert rows[0]["optimizer"] == "adam"
     assert float(rows[0]["objective"]) == float(rows[0]["seed_0"]) == pytest.approx(0.9011)
-    ids = {r.record_id[:16] for r in store.scan()}
+    ids = {r.record_id[:16] for r in written.scan()}
     assert {r["records"] for r in rows} == ids
 
 
-def test_what_was_edited_does_not_rederive(swept):
-    store = swept(twelve())
-    sweeps.write(store)
-    store.write("trials.csv", store.read("trials.csv").replace(b",0.90", b",0.99"))
-    [problem] = sweeps.check(store)
+def test_what_was_edited_does_not_rederive(written):
+    written.write("trials.csv", written.read("trials.csv").replace(b",0.90", b",0.99"))
+    [problem] = sweeps.check(written)
     assert "trials.csv" in problem
 
 
@@ -242,15 +266,13 @@ def test_a_domain_knows_its_place_on_an_axis():
     assert sweep_page._marks(Range(1e-4, 1e-1, log=True)) == pytest.approx([1e-4, 1e-3, 1e-2, 0.1])
 
 
-def test_the_stores_page_leads_to_its_sweeps_and_the_check_reads_them(swept, tmp_path):
-    store = swept(twelve())
-    sweeps.write(store)
+def test_the_stores_page_leads_to_its_sweeps_and_the_check_reads_them(written, tmp_path):
     parent = Store(str(tmp_path))
     parent.put(make_record())
     report.write(parent)
     assert "sweeps/ch99.example-0/index.html" in parent.read("index.html").decode()
     assert report.check(parent) == []
-    store.write("trials.csv", b"edited")
+    written.write("trials.csv", b"edited")
     assert any("sweeps/ch99.example-0/trials.csv" in p for p in report.check(parent))
 
 

@@ -78,8 +78,8 @@ def test_ablations_of_one_seed_start_from_the_same_parameters():
 def test_a_run_comes_to_the_same_in_every_implementation(variant, op, monkeypatch):
     """End to end, with the kernels interpreted: metrics, and a record of what computed them."""
     # The interpreter takes a millisecond and more for every sequence and kernel.
-    monkeypatch.setattr(dnc_copy, "EVALUATED", 3)
-    few = {"iterations": 4, "eval_every": 2, "batch_size": 2}
+    monkeypatch.setattr(dnc_copy, "EVALUATED", 2)
+    few = {"iterations": 2, "eval_every": 2, "batch_size": 2}
     finals = {}
     for impl in ("torch", "reference", "triton"):
         [spec] = expand(

@@ -1,19 +1,9 @@
-import os
-import signal
-
 import pytest
 import torch
 
 from suite import run, task
-from suite.plan import expand
-from suite.record import Placement
 from suite.rl import Replay, make_env
-from suite.store import Store
 from tasks.ch13_reinforcement import dqn
-
-ALONE = Placement(
-    scheduler="inline", workers=1, cpus=1, gpus=0.0, colocated_runs=0, contended=False
-)
 
 
 class Table(torch.nn.Module):
@@ -148,24 +138,3 @@ def test_actors_without_a_cluster_are_a_mistake_and_no_fallback():
     rows = dqn.run(cfg, run.Context(torch.device("cpu"), 0))
     with pytest.raises(ValueError, match="1 Ray actors"):
         next(rows)
-
-
-@pytest.mark.slow
-def test_an_rllib_run_stopped_anywhere_ends_in_the_same_bytes(tmp_path):
-    tiny = {"env_steps": 1_280, "eval_every": 256, "eval_episodes": 2, "updates": 16}
-    [spec] = expand(["ch13.dqn"], profile="smoke", variants=["rllib"], overrides=tiny)
-    whole = run.execute(spec, placement=ALONE).train
-    rows = []
-
-    def stop(kind, content):
-        rows.extend([content] * (kind == "row"))
-        if len(rows) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    store = Store(str(tmp_path))
-    with pytest.raises(run.Interrupted):
-        run.execute(spec, store=store, report=stop, placement=ALONE)
-    again = run.execute(spec, store=store, placement=ALONE).train
-    assert again.params_sha256 == whole.params_sha256
-    assert again.curve["step"] == whole.curve["step"]
-    assert again.final == whole.final

@@ -1,6 +1,3 @@
-import os
-import signal
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,15 +5,8 @@ from hypothesis import strategies as st
 
 from suite import run, task
 from suite.fit import batches
-from suite.plan import expand
-from suite.record import Placement
 from suite.rl import make_env
-from suite.store import Store
 from tasks.ch13_reinforcement import ppo
-
-ALONE = Placement(
-    scheduler="inline", workers=1, cpus=1, gpus=0.0, colocated_runs=0, contended=False
-)
 
 
 @pytest.fixture(scope="module")
@@ -134,30 +124,6 @@ def test_actors_are_rllibs_and_share_the_environments_evenly():
             configure("smoke", variant, overrides={"env_runners": count})
     cfg = configure("smoke", "rllib", overrides={"env_runners": 2})
     assert task.find("ch13.ppo").needs_of("smoke", cfg).actors == 2
-
-
-def _spec(variant):
-    tiny = {"env_steps": 1_024, "eval_every": 256, "eval_episodes": 2}
-    return expand(["ch13.ppo"], profile="smoke", variants=[variant], overrides=tiny)[0]
-
-
-@pytest.mark.parametrize("variant", ["clip", pytest.param("rllib", marks=pytest.mark.slow)])
-def test_a_run_stopped_anywhere_ends_in_the_same_bytes(variant, tmp_path):
-    whole = run.execute(_spec(variant), placement=ALONE).train
-    rows = []
-
-    def stop(kind, content):
-        rows.extend([content] * (kind == "row"))
-        if len(rows) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    store = Store(str(tmp_path))
-    with pytest.raises(run.Interrupted):
-        run.execute(_spec(variant), store=store, report=stop, placement=ALONE)
-    again = run.execute(_spec(variant), store=store, placement=ALONE).train
-    assert again.params_sha256 == whole.params_sha256
-    assert again.curve["step"] == whole.curve["step"]
-    assert again.final == whole.final
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ def test_a_model_is_the_same_in_every_implementation(kind, impl):
             return ntm.NTM(3, 2, 8, 5, 4, impl=impl)
         return dnc.DNC(3, 2, 8, 5, 4, N_R, links=kind == "dnc", impl=impl)
 
-    x = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(72))
+    x = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(72))
     values, grads = [], []
     for model in (made("torch"), made(impl)):
         values.append(model(x))
