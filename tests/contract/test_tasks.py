@@ -36,6 +36,11 @@ EACH_VARIANT = [
 ]
 
 
+def test_the_tasks_are_those_of_this_checkout():
+    """Were another checkout found first, the list would be empty and every test here be left out."""
+    assert NAMES
+
+
 def _spec(name, variant):
     return expand([name], profile="smoke", variants=[variant], seeds=[0])[0]
 
