@@ -37,7 +37,7 @@ EACH_VARIANT = [
 
 
 def test_the_tasks_are_those_of_this_checkout():
-    """Were another checkout found first, the list would be empty and every test here be left out."""
+    """Were another checkout found first, all tests here would be left out."""
     assert NAMES
 
 
