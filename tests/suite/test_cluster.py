@@ -195,7 +195,7 @@ def test_rllib_plays_on_the_cluster_and_goes_on_when_its_runner_is_killed(ray2, 
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
 
-    campaign = Campaign(store, backend=driver.backend(ray2, Resources()))
+    campaign = Campaign(store, backend=driver.backend(ray2, Resources()), timeout_s=3_600)
     [record] = campaign.run([spec], listen)
     assert killed
     assert record.status == "ok", record.status_detail
