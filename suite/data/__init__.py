@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite.data import cifar10, download, embedded, locate, mnist, movies, tables
+from suite.data import babi, cifar10, download, embedded, locate, mnist, movies, tables
 from suite.data.entry import Array, DataCorrupt, DataMissing, Decoded, Entry, Kind, Place
 from suite.task import unknown
 
@@ -39,6 +39,7 @@ CATALOGUE: dict[str, Entry] = {
         tables.BIKE_SHARING,
         tables.CALIFORNIA_HOUSING,
         movies.MOVIE_RATIONALES,
+        babi.BABI,
         embedded.DIGITS,
         embedded.WINE,
         embedded.BREAST_CANCER,
@@ -58,7 +59,8 @@ class Dataset:
         kind: ``real``, ``standin`` (takes the place of a real set) or ``synthetic``.
         train: inputs, then what to predict. Images are uint8 (N, C, H, W) in 0..255, tables
             float32 (N, d) in raw units, texts int32 token ids (N, T) with 0 after the end, then
-            lengths int64 (N,); classes are int64 (N,), other targets float32 (N,).
+            lengths int64 (N,); classes are int64 (N,), other targets float32 (N,). Stories with
+            questions are as ``suite.data.babi.read`` says.
         test: the same for the test split.
         sha256: over the split, dtype, shape and bytes of every tensor, in order, and the words.
         n_items: in all splits together.
