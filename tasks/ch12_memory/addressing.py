@@ -158,7 +158,7 @@ def compared(cfg: Config, device: torch.device) -> dict[str, float]:
     return worst | {"step_s": spent[0] / cfg.steps, "loop_s": spent[1] / cfg.steps}
 
 
-def gradient_error(cfg: Config, steps: int = 3) -> float:
+def gradient_error(cfg: Config, device: torch.device, steps: int = 3) -> float:
     """Gradients of a random sum of the words read, against central differences of the loops."""
     drawn, by_op, by_loops = MACHINES[cfg.machine]
     inputs = [drawn(cfg) for _ in range(steps)]
@@ -180,8 +180,8 @@ def gradient_error(cfg: Config, steps: int = 3) -> float:
     start = empty(cfg, "cpu")
     with torch.enable_grad():
         tensors = [t.requires_grad_() for t in leaves(inputs)]
-        by_op = functools.partial(by_op, cfg=cfg)
-        loss = total(by_op, start, inputs, cotangents, lambda a, b: (a * b).sum())
+        there = mapped(lambda t: t.to(device), (start, tuple(inputs), tuple(cotangents)))
+        loss = total(functools.partial(by_op, cfg=cfg), *there, lambda a, b: (a * b).sum())
         found = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
     slopes, grads = [], torch.cat([g.flatten() for g in found])
     for leaf in (t.detach() for t in tensors):
@@ -330,7 +330,7 @@ def run(cfg: Config, ctx: Any) -> Any:
         return
     yield
     found, trace = compared(cfg, ctx.device), []
-    found |= {"step": cfg.steps, "gradient_error": gradient_error(small)}
+    found |= {"step": cfg.steps, "gradient_error": gradient_error(small, ctx.device)}
     if cfg.machine == "dnc":
         queued, trace = queue(dataclasses.replace(cfg, read_heads=1), ctx.device)
         found |= queued
