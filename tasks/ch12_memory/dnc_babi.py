@@ -199,9 +199,6 @@ def draw(model: Any, x_BTV: torch.Tensor, answers_BT: torch.Tensor, vocabulary: 
     figure = Figure(figsize=(11, 2.5 + 1.2 * len(pictures)), layout="constrained")
     ends = [t + 0.5 for t, word in enumerate(words) if word == "." or word.startswith("-")]
     rows = strips(figure, pictures, dict.fromkeys(ends, "0.75"))
-    for ax, image in zip(rows, pictures.values(), strict=True):
-        if len(image) == 1:
-            ax.set_yticks([])
     rows[-1].set_xticks(range(len(words)), words, rotation=90, fontsize=8)
     rows[-1].set_xlabel("word by word; after - what the net says")
     return figure

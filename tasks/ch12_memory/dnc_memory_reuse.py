@@ -129,8 +129,6 @@ def draw(model: DNC, x_BTX: torch.Tensor, y_BTY: torch.Tensor, asked_T: torch.Te
     left, right = figure.subfigures(1, 2, width_ratios=(2.4, 1))
     rows = strips(left, pictures, dict.fromkeys(delimiters, "0.55"))
     rows[-1].set(xlabel="time step (dotted: delimiters)")
-    for ax in rows[-3:]:
-        ax.set_yticks([])
     panels = right.subplots(3, 1)
     words_NW = trace[delimiters[1]][0].memory_BNW[0].cpu().numpy()
     size = abs(words_NW).max()

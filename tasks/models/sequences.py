@@ -102,8 +102,12 @@ def strips(figure: Any, pictures: dict[str, torch.Tensor], marks: dict[float, st
     for ax, (name, image) in zip(rows, pictures.items(), strict=True):
         shade = {"cmap": "cividis", "vmin": 0, "vmax": 1, "origin": "lower"}
         shown = ax.imshow(image.cpu().numpy(), aspect="auto", **shade)
-        ax.set_ylabel(name)
-        ax.yaxis.get_major_locator().set_params(integer=True)
+        if len(image) == 1:
+            ax.set_ylabel(name, rotation=0, ha="right", va="center")
+            ax.set_yticks([])
+        else:
+            ax.set_ylabel(name)
+            ax.yaxis.get_major_locator().set_params(integer=True)
         for at, colour in marks.items():
             ax.axvline(at, color=colour, linewidth=0.9, linestyle=":")
     rows[-1].xaxis.get_major_locator().set_params(integer=True)
