@@ -10,7 +10,7 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from suite.data import cifar10, download, embedded, locate, mnist
+from suite.data import babi, cifar10, download, embedded, locate, mnist, movies, tables
 from suite.data.entry import Array, DataCorrupt, DataMissing, Decoded, Entry, Kind, Place
 from suite.task import unknown
 
@@ -36,6 +36,10 @@ CATALOGUE: dict[str, Entry] = {
         mnist.MNIST,
         mnist.FASHION_MNIST,
         cifar10.CIFAR10,
+        tables.BIKE_SHARING,
+        tables.CALIFORNIA_HOUSING,
+        movies.MOVIE_RATIONALES,
+        babi.BABI,
         embedded.DIGITS,
         embedded.WINE,
         embedded.BREAST_CANCER,
@@ -54,15 +58,18 @@ class Dataset:
         name: as it was asked for.
         kind: ``real``, ``standin`` (takes the place of a real set) or ``synthetic``.
         train: inputs, then what to predict. Images are uint8 (N, C, H, W) in 0..255, tables
-            float32 (N, d) in raw units; classes are int64 (N,), other targets float32 (N,).
+            float32 (N, d) in raw units, texts int32 token ids (N, T) with 0 after the end, then
+            lengths int64 (N,); classes are int64 (N,), other targets float32 (N,). Stories with
+            questions are as ``suite.data.babi.read`` says.
         test: the same for the test split.
-        sha256: over the split, dtype, shape and bytes of every tensor, in order.
+        sha256: over the split, dtype, shape and bytes of every tensor, in order, and the words.
         n_items: in all splits together.
         splits: items in each split.
         licence: as the authors state it.
         notes: what a reader of a result should know of this copy.
         feature_names: of the columns of a table.
         class_names: of the classes 0, 1, ...
+        vocabulary: words of the token ids 0, 1, ...
     """
 
     name: str
@@ -76,6 +83,7 @@ class Dataset:
     notes: str = ""
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
 
     def to(self, device: "str | torch.device") -> "Dataset":
         """The same data set with its tensors on ``device``; those already there are shared."""
@@ -217,6 +225,7 @@ def _dataset(entry: Entry, place: Place, decoded: Decoded, sha256: str) -> Datas
         notes="; ".join(filter(None, (entry.notes, place.layout.notes))),
         feature_names=decoded.feature_names,
         class_names=decoded.class_names,
+        vocabulary=decoded.vocabulary,
     )
 
 

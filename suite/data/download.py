@@ -9,7 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -103,6 +103,25 @@ def through_torchvision(dataset: str, url: str, folder: Path) -> None:
             getattr(datasets, dataset)(folder, train=False, download=True)
         except (RuntimeError, http.client.HTTPException) as error:
             raise OSError(str(error)) from error
+
+
+def through_pooch(urls: Mapping[str, str], folder: Path) -> None:
+    """Download single files.
+
+    Args:
+        urls: path below ``folder`` -> address. Whether it is the right file is seen afterwards.
+        folder: where the paths begin.
+
+    Raises:
+        OSError: the network or the publisher cannot be reached.
+    """
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    for path, url in urls.items():
+        _require_answer(url)
+        target, get = Path(folder, path), pooch.HTTPDownloader(timeout=STALL_S)
+        pooch.retrieve(url, None, target.name, target.parent, downloader=get)
 
 
 def _require_answer(url: str) -> None:

@@ -46,14 +46,17 @@ class Decoded:
     test: tuple[Array, ...]
     feature_names: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
+    vocabulary: tuple[str, ...] = ()
 
     def sha256(self) -> str:
-        """Checksum over the split, dtype, shape and bytes of every array, in order."""
+        """Checksum over the split, dtype, shape and bytes of every array, and over the words."""
         hashed = hashlib.sha256()
         for split, arrays in (("train", self.train), ("test", self.test)):
             for array in arrays:
                 hashed.update(f"{split} {array.dtype} {array.shape}\n".encode())
                 hashed.update(array.data)
+        for word in self.vocabulary:
+            hashed.update(f"{word}\n".encode())
         return hashed.hexdigest()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from suite.data.entry import DataCorrupt, DataMissing, Entry, Layout, Place
+from suite.data.entry import DataCorrupt, DataMissing, Entry, Layout, Pin, Place
 
 
 def cache() -> Path:
@@ -87,7 +87,9 @@ def missing(entry: Entry, reason: str = "") -> DataMissing:
     wanted = [(layout, pin) for layout in entry.layouts for pin in layout.pins if pin.url]
     if wanted:
         lines += ["It needs"]
-        lines += [f"  {pin.path}  sha256 {pin.sha256}\n    {pin.url}" for _, pin in wanted]
+        lines += [
+            f"  {pin.path}  {_checksum(layout, pin)}\n    {pin.url}" for layout, pin in wanted
+        ]
     lines += ["Looked in", *(f"  {root}{_fault(entry, root)}" for root in roots(entry))]
     if wanted:
         target = Path("<folder>", wanted[0][0].folders[0])
@@ -96,6 +98,12 @@ def missing(entry: Entry, reason: str = "") -> DataMissing:
             f"Without one, put the files into {target} and set SUITE_DATA=<folder>",
         ]
     return DataMissing("\n".join(lines))
+
+
+def _checksum(layout: Layout, pin: Pin) -> str:
+    if pin.sha256:
+        return f"sha256 {pin.sha256}"
+    return f"sha256 of the values in it {layout.sha256}"
 
 
 def _fault(entry: Entry, root: Path) -> str:

@@ -2,16 +2,18 @@
 
 | section | task |
 |---|---|
-| Neural Turing Machines | `dnc_copy` trains one to copy; its other tasks are not covered yet |
-| Attention-Based Memory Access; NTM Memory Addressing Mechanisms | `dnc_copy`, variant `ntm` |
+| Neural Turing Machines | `ntm_copy`, `ntm_tasks` |
+| Attention-Based Memory Access | `ntm_copy` draws where an NTM writes and reads |
+| NTM Memory Addressing Mechanisms | `addressing`, variant `ntm`; `ntm_copy` uses them |
 | Differentiable Neural Computers | `dnc_copy` |
-| Interference-Free Writing in DNCs | `dnc_copy` writes so; not isolated yet |
-| DNC Memory Reuse | `dnc_copy`, variant `no_free_gates`; memory too small to do without: not yet |
-| Temporal Linking of DNC Writes | `dnc_copy`, variants `no_links` and `book_link` |
-| Understanding the DNC Read Head; The DNC Controller Network | `dnc_copy` uses both |
-| Visualizing the DNC in Action | `dnc_copy` draws it |
-| Implementing the DNC in PyTorch | `dnc_copy` |
-| Teaching a DNC to Read and Comprehend | not covered yet |
+| Interference-Free Writing in DNCs | `addressing`, beside variant `no_allocation` |
+| DNC Memory Reuse | `dnc_memory_reuse`; `addressing` by a script |
+| Temporal Linking of DNC Writes | `addressing`; `dnc_copy`, variants `no_links` and `book_link` |
+| Understanding the DNC Read Head | `addressing` |
+| The DNC Controller Network | `dnc_copy` |
+| Visualizing the DNC in Action | `dnc_memory_reuse`, `dnc_copy` and `dnc_babi` draw it |
+| Implementing the DNC in PyTorch | `dnc_copy`; `addressing` judges the listing's link matrix |
+| Teaching a DNC to Read and Comprehend | `dnc_babi` |
 """
 
 HEADLINE = "dnc_copy"
