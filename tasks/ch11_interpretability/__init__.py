@@ -3,7 +3,7 @@
 | section | task |
 |---|---|
 | Overview | prose, nothing to run |
-| Decision Trees and Tree-Based Algorithms | not covered yet |
+| Decision Trees and Tree-Based Algorithms | `trees` |
 | Linear Regression | not covered yet |
 | Methods for Evaluating Feature Importance: Permutation Feature Importance | not covered yet |
 | Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
