@@ -4,7 +4,7 @@
 |---|---|
 | Overview | prose, nothing to run |
 | Decision Trees and Tree-Based Algorithms | `trees` |
-| Linear Regression | not covered yet |
+| Linear Regression | `linear_regression` |
 | Methods for Evaluating Feature Importance: Permutation Feature Importance | `perm_importance` |
 | Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
 | Extractive Rationalization | not covered yet |
