@@ -8,7 +8,7 @@
 | Methods for Evaluating Feature Importance: Permutation Feature Importance | `perm_importance` |
 | Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
 | Extractive Rationalization | not covered yet |
-| LIME | not covered yet |
+| LIME | `lime` |
 | SHAP | `shap` |
 """
 
