@@ -6,7 +6,7 @@
 | Decision Trees and Tree-Based Algorithms | `trees` |
 | Linear Regression | `linear_regression` |
 | Methods for Evaluating Feature Importance: Permutation Feature Importance | `perm_importance` |
-| Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
+| Methods for Evaluating Feature Importance: Partial Dependence Plots | `pdp` |
 | Extractive Rationalization | not covered yet |
 | LIME | `lime` |
 | SHAP | `shap` |
