@@ -3,12 +3,12 @@
 | section | task |
 |---|---|
 | Overview | prose, nothing to run |
-| Decision Trees and Tree-Based Algorithms | not covered yet |
-| Linear Regression | not covered yet |
-| Methods for Evaluating Feature Importance: Permutation Feature Importance | not covered yet |
-| Methods for Evaluating Feature Importance: Partial Dependence Plots | not covered yet |
+| Decision Trees and Tree-Based Algorithms | `trees` |
+| Linear Regression | `linear_regression` |
+| Methods for Evaluating Feature Importance: Permutation Feature Importance | `perm_importance` |
+| Methods for Evaluating Feature Importance: Partial Dependence Plots | `pdp` |
 | Extractive Rationalization | not covered yet |
-| LIME | not covered yet |
+| LIME | `lime` |
 | SHAP | `shap` |
 """
 
