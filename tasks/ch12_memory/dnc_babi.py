@@ -258,8 +258,8 @@ DNC_PAPER = (
 )
 SMOKE = "calibrated: seed 0 ends at 2.17; knowing nothing of the 23 words costs ln 23 = 3.14"
 LAPTOP = (
-    "this project's contract, 4 answers in 5; seed 1000 ends at 0.12 and is at 0.41 after half of "
-    "the updates, where saying the last place that was read is. Not calibrated on more seeds"
+    "this project's contract, 4 answers in 5; seed 1000 ends at 0.12 and seed 1001 at 0.44, where "
+    "saying the last place that was read is at 0.39: not every run finds its memory in this budget"
 )
 
 TASK = Task(
