@@ -25,7 +25,8 @@ is a shorter schedule on three of the tasks, which its record names.
 
 Offline profiles generate the likes of tasks 1, 2 and 6, see `tasks.models.stories`: three facts,
 and a question after each but the first. Saying always the last place that was read is wrong in
-0.39, 0.16 and all of the answers.
+0.39, 0.16 and all of the answers. `laptop` learns the first kind alone: of all three together a
+DNC has learned no more than the last place after 1,000 updates (seed 1000: 0.40, 0.07 and 0.41).
 
 Shapes: B batch, T words of a story, V words of the vocabulary, S stories.
 """
@@ -257,8 +258,8 @@ DNC_PAPER = (
 )
 SMOKE = "calibrated: seed 0 ends at 2.17; knowing nothing of the 23 words costs ln 23 = 3.14"
 LAPTOP = (
-    "this project's contract, 4 answers in 5; not reached in 1,000 updates on seed 1000, which "
-    "ends at 0.40, where saying the last place that was read is"
+    "this project's contract, 4 answers in 5; seed 1000 ends at 0.12 and seed 1001 at 0.44, where "
+    "saying the last place that was read is at 0.39: not every run finds its memory in this budget"
 )
 
 TASK = Task(
@@ -269,10 +270,11 @@ TASK = Task(
         "smoke": {**OFFLINE, "hidden": 32, "iterations": 20, "eval_every": 5},
         "laptop": {
             **OFFLINE,
+            "tasks": "1",
             "hidden": 64,
             "batch_size": 32,
-            "iterations": 1_000,
-            "eval_every": 100,
+            "iterations": 2_500,
+            "eval_every": 250,
         },
         "paper": {},
     },
@@ -296,8 +298,6 @@ TASK = Task(
             right="lstm",
             mode="min",
             source=f"{DNC_PAPER}; an LSTM 27.3 +- 0.8 %, as commonly quoted, not re-checked",
-            note="In the 1,000 updates of `laptop` a DNC learns to say the last place that was "
-            "read and no more, as an LSTM can; the paper's gap is that of a hundred times as many.",
         ),
         Claim(
             "masked keys and cleared slots lower the mean error",

@@ -281,6 +281,8 @@ TASK = Task(
             right="recall_lstm",
             mode="min",
             source=f"{GRAVES}section 4.3 and figure 10",
+            note="1,500 updates among three items tell little: 0.94 and 0.93 wrong bits of 8 on "
+            "seed 1000. The paper's nets have seen a hundred thousand sequences and more.",
         ),
         Claim(
             "the NTM recalls among twice the items better than the LSTM",
