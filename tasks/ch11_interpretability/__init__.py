@@ -7,7 +7,7 @@
 | Linear Regression | `linear_regression` |
 | Methods for Evaluating Feature Importance: Permutation Feature Importance | `perm_importance` |
 | Methods for Evaluating Feature Importance: Partial Dependence Plots | `pdp` |
-| Extractive Rationalization | not covered yet |
+| Extractive Rationalization | `rationale` |
 | LIME | `lime` |
 | SHAP | `shap` |
 """
