@@ -100,9 +100,8 @@ def summed(duels: Sequence[Duel]) -> str:
         return NONE
     ratios = [duel.ratio for duel in duels]
     mean = statistics.geometric_mean(ratios)
-    return (
-        f"{mean:.3g} [{min(ratios):.3g}, {max(ratios):.3g}]" if len(ratios) > 1 else f"{mean:.3g}"
-    )
+    ends = f" [{min(ratios):.3g}, {max(ratios):.3g}]" if len(ratios) > 1 else ""
+    return f"{mean:.3g}{ends}"
 
 
 def rival(duels: Sequence[Duel]) -> str:
@@ -131,10 +130,8 @@ def render(found: Sequence[Line]) -> str:
     """The table as Markdown, one for each machine; empty where there is nothing to compare."""
     parts = []
     for machine, here in by_machine(rows(found)).items():
-        table = (
-            [code(c) if i in (0, 1, 5) and c != NONE else c for i, c in enumerate(cells(r))]
-            for r in here
-        )
+        told = map(cells, here)
+        table = ([code(op), code(mode), *rest, code(by)] for op, mode, *rest, by in told)
         parts.append(f"{md(machine)}\n\n{text.md_table(HEAD, table)}")
     return "\n".join([f"## Against the fastest other\n\n{INTRODUCTION}\n", *parts]) if parts else ""
 
