@@ -2,9 +2,10 @@
 
 Each pair is a fresh process of either revision, because what a process is given once (addresses,
 hash seeds, the layout of its memory) shifts all its timings together. Within a pair the two are
-timed in turn, A B B A or B A A B, a few hundredths of a second each and several times over: what
-else the machine does meanwhile falls on both alike. The median over these rounds is the pair's
-value.
+timed in turn, A B B A or B A A B, a few hundredths of a second each and many times over. The pair's
+value is the ratio of their quickest times, of processor and wall time the 5th percentile: a core
+whose neighbour computes is up to twice as slow by its own clock too, for tenths of a second at a
+time, and a median depends on which side that fell on. What the code itself costs is in every block.
 
 A third process of the base, the twin, is timed against the base on one of the benchmarks: as it is,
 which must not raise an alarm, and with every fifth call made once more, which must.
@@ -31,7 +32,8 @@ from suite.record import AbArm, AbBlock, AbComparison, AbRevision, utc
 PAIRS = 12
 # A block of calls is one measurement; a visit is what a process measures before it is the other's
 # turn; a round is two visits of each.
-BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 5
+BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 10
+QUICK = 0.05  # Of processor and wall times, this quantile.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
 # Up to one processor's time and not much less than the wall's: one thread that computes.
 ONE_THREAD = (0.75, 1.1)
@@ -373,22 +375,17 @@ def _revision(tree: Tree) -> AbRevision:
 
 
 def log_ratios(blocks: Sequence[AbBlock], control: Control = "none") -> dict[str, list[float]]:
-    """Benchmark -> ln(candidate / base) of each pair: the median over its rounds."""
+    """Benchmark -> ln(candidate / base) of each pair."""
     found: dict[str, list[float]] = {}
     for block in blocks:
         for c in block.comparisons:
             if c.control == control:
-                ratios = typical(c.cand, c.clock, c.rounds) / typical(c.base, c.clock, c.rounds)
-                found.setdefault(c.benchmark, []).append(float(np.median(np.log(ratios))))
+                ratio = quickest(c.cand, c.clock) / quickest(c.base, c.clock)
+                found.setdefault(c.benchmark, []).append(math.log(ratio))
     return found
 
 
-def typical(arm: AbArm, clock: str, rounds: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """A side's time in each round.
-
-    Of processor and GPU times the median. Of wall times the 20th percentile: what else the machine
-    does only ever adds to them.
-    """
+def quickest(arm: AbArm, clock: str) -> float:
+    """A side's time where nothing disturbs it; of a GPU, which nothing else uses, the median."""
     times = {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
-    by_round = np.asarray(times).reshape(rounds, -1)
-    return np.asarray(np.quantile(by_round, 0.2 if clock == "wall" else 0.5, axis=1))
+    return float(np.quantile(times, 0.5 if clock == "gpu" else QUICK))

@@ -16,8 +16,7 @@ import numpy as np
 
 from suite.attribute.request import CONTROL, without
 from suite.gate.decide import Decision, decide
-from suite.gate.session import typical
-from suite.record import FINISHED, Attribution, OpCall, Record
+from suite.record import FINISHED, AbArm, Attribution, OpCall, Record
 from suite.report.series import device_of, machine_of, overrides_of, was_timed
 from suite.stats import Interval, hodges_lehmann_interval, wilcoxon_signed_rank
 
@@ -255,8 +254,19 @@ def _log_ratios(parts: Iterable[Attribution], arm: str) -> list[float]:
 
 
 def _log_ratio(p: Attribution, arm: str) -> float:
-    times = [typical(p.arms[n].times, p.clock, p.rounds) for n in (arm, p.baseline)]
+    times = [_typical(p.arms[n].times, p.clock, p.rounds) for n in (arm, p.baseline)]
     return float(np.median(np.log(times[0] / times[1])))
+
+
+def _typical(arm: AbArm, clock: str, rounds: int) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """A side's time in each round, for the steps of two rounds differ.
+
+    Of processor and GPU times the median. Of wall times the 20th percentile: what else the machine
+    does only ever adds to them.
+    """
+    times = {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
+    by_round = np.asarray(times).reshape(rounds, -1)
+    return np.asarray(np.quantile(by_round, 0.2 if clock == "wall" else 0.5, axis=1))
 
 
 def _log_added(parts: Iterable[Attribution], impl: str, op: str) -> list[float]:
@@ -290,7 +300,7 @@ def _step_s(parts: Sequence[Attribution], impl: str) -> tuple[float, float] | No
     if not parts:
         return None
     found = [
-        [np.median(typical(p.arms[n].times, p.clock, p.rounds)) for n in (p.baseline, impl)]
+        [np.median(_typical(p.arms[n].times, p.clock, p.rounds)) for n in (p.baseline, impl)]
         for p in parts
     ]
     base, other = np.median(found, axis=0)
@@ -356,7 +366,7 @@ def _kind(call: OpCall) -> tuple[Any, ...]:
 def _seconds(alike: Iterable[tuple[str, OpCall]], impl: str) -> tuple[float, float] | None:
     """Seconds of a call by its own clock, the median over pairs."""
     found = [
-        [float(np.median(typical(c.times[i], c.clock, c.rounds))) for i in (base, impl)]
+        [float(np.median(_typical(c.times[i], c.clock, c.rounds))) for i in (base, impl)]
         for base, c in alike
         if base in c.times and impl in c.times
     ]
@@ -375,8 +385,8 @@ def _log_faster(calls: Sequence[OpCall], baseline: str, impl: str) -> float | No
     for call in calls:
         if baseline not in call.times or impl not in call.times:
             return None
-        base = typical(call.times[baseline], call.clock, call.rounds)
-        other = typical(call.times[impl], call.clock, call.rounds)
+        base = _typical(call.times[baseline], call.clock, call.rounds)
+        other = _typical(call.times[impl], call.clock, call.rounds)
         seconds = call.calls * float(np.median(base))
         before += seconds
         after += seconds * math.exp(float(np.median(np.log(other / base))))

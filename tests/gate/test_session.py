@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 
 import pytest
@@ -10,7 +11,7 @@ from suite.cli import app
 from suite.gate import show, verdict
 from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
-from suite.gate.session import NothingToCompare, Plan
+from suite.gate.session import NothingToCompare, Plan, log_ratios
 from suite.gate.side import SideDied
 from suite.gate.trees import requirements, trees
 from suite.store import Store
@@ -317,3 +318,19 @@ def test_the_working_directory_is_timed_as_a_copy_beside_the_base(repo):
     finally:
         (repo / "new.py").unlink()
         (repo / "work.py").write_text(kept)
+
+
+def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
+    from suite.record import AbArm, AbBlock, AbComparison, AbRevision
+
+    revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
+    quiet, disturbed = [1.0] * 40, [2.0] * 34 + [1.0] * 6
+    compared = AbComparison(
+        benchmark="a", control="none", clock="cpu", calls=1, rounds=10, base_first=True,
+        base=AbArm(wall_s=quiet, cpu_s=quiet),
+        cand=AbArm(wall_s=disturbed, cpu_s=[1.1 * t for t in disturbed]),
+    )  # fmt: skip
+    block = AbBlock(
+        session="s", pair=1, base=revision, cand=revision, comparisons=[compared], outcomes={}
+    )
+    assert log_ratios([block]) == {"a": [pytest.approx(math.log(1.1))]}
