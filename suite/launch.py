@@ -64,15 +64,18 @@ def check(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    text = path.read_text()
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: no cluster configuration: it has no keys")
     faults = [*_schema_faults(config)] or [*_our_faults(config)]
-    if faults:
-        raise ValueError("\n".join(f"{path}: {fault}" for fault in faults))
+    left = [*_places_to_edit(text)]
+    if faults or left:
+        listed = [f"{path}: {fault}" for fault in faults]
+        raise ValueError("\n".join(listed + [f"{path}:{line}" for line in left]))
     return _prepared(path, config)
 
 
@@ -120,8 +123,13 @@ def _our_faults(config: dict[str, Any]) -> Iterator[str]:
             "head_start_ray_commands: with provider.type local, write export "
             "RAY_enable_autoscaler_v2=0; before ray start: without it the last worker never starts"
         )
-    for place in re.findall(r"REPLACE[\w-]*", text):
-        yield f"{place} is still to be replaced: see the lines marked EDIT"
+
+
+def _places_to_edit(text: str) -> Iterator[str]:
+    """Line numbers, and what stands there for the user to replace."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for place in re.findall(r"[\w-]*REPLACE[\w-]*", line.partition("#")[0]):
+            yield f"{number}: {place} is still to be replaced"
 
 
 def _prepared(path: Path, config: dict[str, Any]) -> dict[str, Any]:

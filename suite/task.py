@@ -276,9 +276,14 @@ def _roots() -> list[Path]:
     return [Path(p) for p in importlib.import_module("tasks").__path__]
 
 
+def _files(name: str) -> list[Path]:
+    """The files of that name, or glob, in the chapters' folders; of two the one an import gets."""
+    found = {p.parts[-2:]: p for r in reversed(_roots()) for p in r.glob(f"ch[0-9][0-9]_*/{name}")}
+    return [path for _, path in sorted(found.items())]
+
+
 def _paths() -> Iterator[tuple[str, Path]]:
-    found = [p for root in _roots() for p in root.glob("ch[0-9][0-9]_*/*.py")]
-    for path in sorted(found, key=lambda p: p.parts[-2:]):
+    for path in _files("*.py"):
         if not path.stem.startswith("_"):
             yield f"{path.parent.name[:4]}.{path.stem}", path
 
@@ -337,8 +342,7 @@ def summary(name: str) -> dict[str, str]:
 def headlines() -> list[str]:
     """One task a chapter: the ``HEADLINE`` its ``__init__`` names."""
     found = []
-    inits = [p for root in _roots() for p in root.glob("ch[0-9][0-9]_*/__init__.py")]
-    for init in sorted(inits, key=lambda p: p.parts[-2:]):
+    for init in _files("__init__.py"):
         match = re.search(r'^HEADLINE = "(\w+)"$', init.read_text(), re.MULTILINE)
         if match:
             found.append(f"{init.parent.name[:4]}.{match[1]}")

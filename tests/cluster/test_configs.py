@@ -57,8 +57,10 @@ def test_workers_and_head_are_of_the_kinds_meant(checkout):
 def test_what_is_to_be_edited_is_said(checkout):
     with pytest.raises(ValueError, match="REPLACE") as error:
         launch.check(ROOT / "cluster.yaml")
+    lines = (ROOT / "cluster.yaml").read_text().splitlines()
     for place in ("ami-REPLACE", "REPLACE-bucket", "REPLACE-instance-profile"):
-        assert place.removeprefix("ami-") in str(error.value)
+        number = 1 + next(i for i, line in enumerate(lines) if place in line)
+        assert str(error.value).count(f"cluster.yaml:{number}: {place} is") == 1
 
 
 def _without_token_mode(config):

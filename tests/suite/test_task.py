@@ -136,6 +136,19 @@ def test_a_variant_without_a_target_is_timed_to_that_of_the_variant_it_is_compar
     assert t.timed_to("laptop", "crash") is None
 
 
+def test_of_two_files_of_one_name_all_look_at_the_one_that_is_imported(tmp_path, monkeypatch):
+    name = task.names()[0]
+    ours = task.source_path(name)
+    for file in (f"{ours.parent.name}/{ours.name}", "ch99_mine/new.py"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    roots = [*task._roots(), tmp_path]
+    monkeypatch.setattr(task, "_roots", lambda: roots)
+    assert task.source_path(name) == ours
+    assert task.names().count(name) == 1
+    assert task.names()[-1] == "ch99.new"
+
+
 def test_version_ignores_words_and_layout():
     tree = ast.parse('"""Doc."""\n\n\ndef f():\n    """Doc."""\n    # why\n    return  1\n')
     other = ast.parse("def f(): return 1")
