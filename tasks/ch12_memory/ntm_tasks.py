@@ -273,6 +273,9 @@ TASK = Task(
             right="repeat_copy_lstm",
             mode="min",
             source=f"{GRAVES}section 4.2 and figure 8",
+            note="Where the counts are new, both fail, as the paper's NTM does when it has to say "
+            "that it is done; the LSTM, which by then makes no fault at the trained counts, is a "
+            "little less far off.",
         ),
         Claim(
             "the NTM recalls better than the LSTM",
