@@ -21,7 +21,7 @@ from kernels.bench.providers import CannotRun
 from kernels.bench.timing import make_current
 from suite import provenance
 from suite.attribute.request import Arm
-from suite.gate.probe import Timed, Times
+from suite.gate.probe import Timed, Times, Warm
 from suite.record import Placement
 from suite.run import Attempt, Meter
 
@@ -189,7 +189,7 @@ class Laps:
             # What an implementation dies of is a result; the others go on.
             return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
-    def warm(self, kind: Kind, impl: str) -> Times:
+    def warm(self, kind: Kind, impl: str) -> Warm:
         """Call an example for a while; the times of the fastest call."""
         call = self.examples[kind].timeable(impl)
         self.timed[kind, impl] = Timed(lambda: ((), {}), call)

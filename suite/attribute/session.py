@@ -19,7 +19,7 @@ from suite import bench, provenance, task
 from suite.attribute.laps import Lap, Seconds
 from suite.attribute.request import CONTROL, Arm, Request
 from suite.attribute.side import ArmFailed, Side
-from suite.gate.session import ONE_THREAD, arm_of, subject_of
+from suite.gate.session import arm_of, clock_for, subject_of
 from suite.record import (
     ATTRIBUTIONS,
     AbArm,
@@ -239,8 +239,7 @@ class _Pair:
     def _subject(self, kind: Any, names: Sequence[str]) -> Any:
         """Warm a kind of call up in all arms; how it is timed follows from the baseline's."""
         found = {n: self._ask(n, "warm", kind, n) for n in names if n in self.sides}
-        wall_s, cpu_s, gpu_s = found[self.request.baseline]
-        return subject_of(wall_s, cpu_s, gpu_s, None)
+        return subject_of(*found[self.request.baseline])
 
     def _blocks(self, kind: Any, names: Sequence[str], subject: Any) -> dict[str, AbArm]:
         spent: dict[str, list[Any]] = {n: [] for n in names}
@@ -280,16 +279,11 @@ def warming(first: Lap) -> int:
 
 
 def clock_of(laps: Sequence[Lap], device: str) -> Literal["wall", "cpu"]:
-    """Which clock decides: the processor's where one thread computes, and waits for nothing.
-
-    A busy machine takes the processor away from a thread, which then looks as if it waited; but a
-    thread that waits gives it back of its own accord, and the system counts that.
-    """
+    """Which clock decides about laps like these."""
     if device != "cpu":
         return "wall"
     busiest = max(x.cpu_s / max(x.wall_s, 1e-9) for x in laps)
-    patient = min(x.waits for x in laps) > 0 and busiest < ONE_THREAD[0]
-    return "wall" if patient or busiest > ONE_THREAD[1] else "cpu"
+    return clock_for(busiest, min(x.waits for x in laps))
 
 
 def rounds_of(first: Lap, clock: str) -> int:

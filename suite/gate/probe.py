@@ -8,6 +8,7 @@ that it wants; another process, of another revision, is timed in between.
 """
 
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import pytest
 WARM_S = 0.1
 # Seconds of wall, of this process's threads, and of the GPU where it was used.
 Times = tuple[float, float, float | None]
+# The same, and how often a thread gave the processor back of its own accord.
+Warm = tuple[float, float, float | None, int]
 # The end of an error that is passed on; the whole is in the process's log.
 MOST_LINES = 12
 
@@ -124,15 +127,21 @@ class Timed:
         self.called = False
         self.result: Any = None
 
-    def warm(self, most: int | None) -> Times:
+    def warm(self, most: int | None) -> Warm:
         """Call it for a while, as often as it may be called; the times of the fastest call."""
         until = time.perf_counter() + WARM_S
-        least = self.block(1, 0)
+        least = self._watched()
         for _ in range(min(most or 1_000, 1_000) - 1):
             if time.perf_counter() > until:
                 break
-            least = min(least, self.block(1, 0))
+            found = self._watched()
+            least = (*min(least[:3], found[:3]), min(least[3], found[3]))
         return least
+
+    def _watched(self) -> Warm:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        times = self.block(1, 0)
+        return *times, resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
 
     def block(self, calls: int, extra: int) -> Times:
         """Seconds of wall, processor and GPU for ``calls`` calls, one call's share of each.

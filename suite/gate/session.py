@@ -33,6 +33,7 @@ PAIRS = 12
 # A block of calls is one measurement; a visit is what a process measures before it is the other's
 # turn; a round is two visits of each.
 BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 10
+SIDE_S = 1.0  # Of slow benchmarks a process measures about so much.
 QUICK = 0.05  # Of processor and wall times, this quantile.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
 # Up to one processor's time and not much less than the wall's: one thread that computes.
@@ -252,8 +253,8 @@ class _Bench:
     def _size(self, found: Found, sides: Mapping[str, Side], name: str) -> None:
         """Decide from the base's first calls how a benchmark is timed."""
         self.listen("scout", 0, name)
-        _, (wall_s, cpu_s, gpu_s) = sides["base"].ask("warm")
-        found.subjects[name] = subject_of(wall_s, cpu_s, gpu_s, sides["base"].most)
+        _, times = sides["base"].ask("warm")
+        found.subjects[name] = subject_of(*times, most=sides["base"].most)
 
     def _compared(
         self, found: Found, base_first: bool, sides: Mapping[str, Side], name: str
@@ -289,12 +290,30 @@ def _held_open(
     return _outcome(last, ready)
 
 
-def subject_of(wall_s: float, cpu_s: float, gpu_s: float | None, most: int | None) -> Subject:
+def clock_for(busy: float, waits: int) -> Literal["wall", "cpu"]:
+    """Which clock decides: the processor's where one thread computes, and waits for nothing.
+
+    A busy machine takes the processor away from a thread, which then looks as if it waited; but a
+    thread that waits gives it back of its own accord, and the system counts that.
+
+    Args:
+        busy: processor time over wall time.
+        waits: how often a thread gave the processor back.
+    """
+    patient = waits > 0 and busy < ONE_THREAD[0]
+    return "wall" if patient or busy > ONE_THREAD[1] else "cpu"
+
+
+def subject_of(
+    wall_s: float, cpu_s: float, gpu_s: float | None, waits: int, *, most: int | None = None
+) -> Subject:
     """How a benchmark is timed whose call takes so long, and may be made so often."""
-    calls = max(1, math.ceil(BLOCK_S / max(wall_s, 1e-9)))
+    clock = clock_for(cpu_s / max(wall_s, 1e-9), waits)
+    cost_s = max(cpu_s if clock == "cpu" and gpu_s is None else wall_s, 1e-9)
+    calls = max(1, math.ceil(BLOCK_S / cost_s))
     # Slow calls get fewer of everything, so that no benchmark takes much longer than another.
-    blocks = max(1, min(BLOCKS, round(BLOCKS * BLOCK_S / (calls * wall_s))))
-    rounds = max(1, min(ROUNDS, round(BLOCKS * BLOCK_S * ROUNDS / (calls * blocks * wall_s))))
+    blocks = max(1, min(BLOCKS, round(BLOCKS * BLOCK_S / (calls * cost_s))))
+    rounds = max(1, min(ROUNDS, round(SIDE_S / (2 * calls * blocks * cost_s))))
     warms = True
     if most is not None:
         # As often as the test itself would call it: what it counts on may be used up by then.
@@ -303,15 +322,13 @@ def subject_of(wall_s: float, cpu_s: float, gpu_s: float | None, most: int | Non
         calls = max(1, min(calls, most // visits))
         blocks = max(1, min(blocks, most // (visits * calls)))
         warms = most > 2 * visits * calls * blocks
-    one_thread = ONE_THREAD[0] <= cpu_s / max(wall_s, 1e-9) <= ONE_THREAD[1]
-    clock: Literal["wall", "cpu", "gpu"] = "cpu" if one_thread else "wall"
     return Subject(
         calls,
         blocks,
         0 if most == 1 else rounds,
         "gpu" if gpu_s is not None else clock,
         warms,
-        wall_s,
+        cost_s,
     )
 
 

@@ -11,7 +11,7 @@ from suite.cli import app
 from suite.gate import show, verdict
 from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
-from suite.gate.session import NothingToCompare, Plan, log_ratios
+from suite.gate.session import ROUNDS, NothingToCompare, Plan, log_ratios, subject_of
 from suite.gate.side import SideDied
 from suite.gate.trees import requirements, trees
 from suite.store import Store
@@ -334,3 +334,37 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
         session="s", pair=1, base=revision, cand=revision, comparisons=[compared], outcomes={}
     )
     assert log_ratios([block]) == {"a": [pytest.approx(math.log(1.1))]}
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "cpu_s", "waits", "clock"),
+    [
+        (1e-3, 1e-3, 0, "cpu"),
+        (1e-3, 1e-3, 1, "cpu"),
+        # Taken off the processor, and waiting for something.
+        (1e-1, 1e-3, 0, "cpu"),
+        (1e-1, 1e-3, 3, "wall"),
+        (1e-3, 2e-3, 0, "wall"),
+    ],
+)
+def test_a_busy_machine_does_not_change_the_clock(wall_s, cpu_s, waits, clock):
+    subject = subject_of(wall_s, cpu_s, None, waits)
+    assert subject.clock == clock
+    if clock == "cpu":
+        assert subject == subject_of(cpu_s, cpu_s, None, 0)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 1e-3, 0.03, 0.3, 3.0])
+def test_slow_calls_get_fewer_of_everything(seconds):
+    subject = subject_of(seconds, seconds, None, 0)
+    visits = 2 * subject.rounds
+    assert subject.calls * subject.blocks * visits * seconds < 2.5 or visits == 2
+    assert subject.calls * subject.blocks * visits >= 2
+    assert seconds > 0.05 or visits == 2 * ROUNDS
+
+
+def test_a_benchmark_that_may_be_called_so_often_is_called_no_more():
+    assert subject_of(1e-6, 1e-6, None, 0, most=1).rounds == 0
+    for most in (2, 7, 50):
+        subject = subject_of(1e-6, 1e-6, None, 0, most=most)
+        assert 2 * subject.rounds * subject.calls * subject.blocks <= most
