@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import subprocess
+import time
 
 import pytest
 
@@ -368,3 +369,17 @@ def test_a_benchmark_that_may_be_called_so_often_is_called_no_more():
     for most in (2, 7, 50):
         subject = subject_of(1e-6, 1e-6, None, 0, most=most)
         assert 2 * subject.rounds * subject.calls * subject.blocks <= most
+
+
+def test_a_slow_first_call_is_not_what_a_call_costs(monkeypatch):
+    from suite.gate import probe
+
+    monkeypatch.setattr(probe, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(probe, "WARM_S", 0.0)
+    pauses = iter([0.3, 0.0])
+    wall_s, _, _, _ = probe.Timed(lambda: ((next(pauses),), {}), time.sleep).warm(None)
+    assert wall_s < 0.3
+    pauses = iter([0.3])
+    wall_s, _, _, waits = probe.Timed(lambda: ((next(pauses),), {}), time.sleep).warm(1)
+    assert wall_s >= 0.3
+    assert waits > 0
