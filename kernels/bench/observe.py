@@ -8,19 +8,21 @@ call leaves in the autograd graph, at its outputs and at its inputs. Autograd ru
 last first, so nothing else runs between them.
 """
 
+import contextlib
 import re
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
+from kernels import dnc
 from kernels.bench.accuracy import Accuracy, Evaluated, compared, evaluated, weights_of
 from kernels.bench.providers import MOST_COMPILED_STEPS, Call, CannotRun, flat
 from kernels.dispatch import _OPS, INTERPRETED, Op, Unavailable
@@ -237,6 +239,24 @@ class Watch:
                 own, named = tree_map(_copied, (args, options))
                 self.examples[kind] = Example(kind, own, named)
         return self.spans.timed(op.name, run, args, options) if self.spans else run(args, options)
+
+
+@contextlib.contextmanager
+def uncaptured() -> Iterator[None]:
+    """Modules that a program captures meanwhile run as they are.
+
+    A replayed CUDA graph issues no calls: there is nothing to see, and no op to time in place.
+    """
+
+    def itself(module: nn.Module, *sample: Tensor) -> nn.Module:
+        return module
+
+    captured = dnc.Captured
+    setattr(dnc, "Captured", itself)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(dnc, "Captured", captured)  # noqa: B010
 
 
 def _copied(leaf: Any) -> Any:

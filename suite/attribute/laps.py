@@ -1,7 +1,8 @@
 """Inside the process of an arm: the task's training, lap by lap, and its ops alone.
 
 A lap is what the task trains between two evaluations. A run that comes to its end begins anew, with
-the same seed, so the laps of all arms of a pair are of the same work in the same order.
+the same seed, so the laps of all arms of a pair are of the same work in the same order. What a run
+would replay as CUDA graphs, a lap launches op by op.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import torch
 
 from kernels import dispatch
 from kernels.bench.accuracy import Accuracy as Error
-from kernels.bench.observe import Example, Kind, Spans, Watch, cost_of_marks
+from kernels.bench.observe import Example, Kind, Spans, Watch, cost_of_marks, uncaptured
 from kernels.bench.providers import CannotRun
 from kernels.bench.timing import make_current
 from suite import provenance
@@ -110,7 +111,7 @@ class Laps:
         # What was timed alone in between is no part of the task.
         dispatch.reset_counts()
         begun = time.perf_counter()
-        with self.watch if self._is_watched() else contextlib.nullcontext():
+        with uncaptured(), self.watch if self._is_watched() else contextlib.nullcontext():
             ends = 0
             while ends < 2:
                 row = next(self.rows, None)

@@ -23,10 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kernels import lstm
 from suite.task import Claim, Target, Task
 from tasks.models.dnc import DNC
 from tasks.models.ntm import NTM
+from tasks.models.sequences import LSTM, replayed, strips, trained, wrong_bits
 
 CLIP = 10.0
 EVALUATED = 256
@@ -51,22 +51,10 @@ class Config:
     impl: str = "torch"
 
 
-class LSTM(nn.Module):
-    """x_BTX to logits_BTY."""
-
-    def __init__(self, n_inputs: int, n_outputs: int, hidden: int, layers: int, impl: str) -> None:
-        super().__init__()
-        self.lstm = lstm.LSTM(n_inputs, hidden, layers, batch_first=True, impl=impl)
-        self.output = nn.Linear(hidden, n_outputs)
-
-    def forward(self, x_BTX: torch.Tensor) -> torch.Tensor:
-        return self.output(self.lstm(x_BTX)[0])
-
-
 def build(cfg: Config) -> nn.Module:
     X, Y = cfg.bits + 1, cfg.bits
     if cfg.model == "lstm":
-        return LSTM(X, Y, cfg.lstm_hidden, cfg.lstm_layers, cfg.impl)
+        return LSTM(X, Y, cfg.lstm_hidden, cfg.lstm_layers, impl=cfg.impl)
     if cfg.model == "ntm":
         return NTM(X, Y, cfg.hidden, cfg.slots, cfg.word, impl=cfg.impl)
     return DNC(
@@ -87,8 +75,7 @@ def sequences(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs x_BTX, T = 2 L + 1: the vectors, a delimiter, silence; and the vectors y_BLY."""
     y_BLY = torch.randint(0, 2, (n, length, bits), generator=generator).float()
-    x_BTX = torch.zeros(n, 2 * length + 1, bits + 1)
-    x_BTX[:, :length, :bits] = y_BLY
+    x_BTX = F.pad(y_BLY, (0, 1, 0, length + 1))
     x_BTX[:, length, bits] = 1
     return x_BTX, y_BLY
 
@@ -98,56 +85,17 @@ def held_out(length: int, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     return sequences(EVALUATED, length, bits, torch.Generator().manual_seed(20_161_012 + length))
 
 
-def answer(model: nn.Module, x_BTX: torch.Tensor) -> torch.Tensor:
-    """Logits_BLY of the steps after the delimiter."""
-    return model(x_BTX)[:, -(x_BTX.shape[1] // 2) :]
-
-
-def wrong_bits(logits_BLY: torch.Tensor, y_BLY: torch.Tensor) -> float:
-    """Wrong bits a sequence, on average."""
-    return float(((logits_BLY > 0) != (y_BLY > 0.5)).float().sum((1, 2)).mean())
-
-
-def learning_rate(lr: float, done: float) -> float:
-    """Constant for the first half of the training, then down to zero in a straight line."""
-    return lr * min(1.0, 2 * (1 - done))
-
-
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, cfg: Config, device: torch.device
-) -> None:
-    """One batch of sequences of one random length."""
-    length = int(torch.randint(1, cfg.max_length + 1, ()))
-    x_BTX, y_BLY = (t.to(device) for t in sequences(cfg.batch_size, length, cfg.bits))
-    loss = F.binary_cross_entropy_with_logits(answer(model, x_BTX), y_BLY)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    optimizer.step()
-
-
-def curves(ax: Any, values_ST: torch.Tensor, names: str, colours: tuple[str, ...]) -> None:
-    """Lines over time steps, values from 0 to 1."""
-    style = {"markersize": 3.5, "linewidth": 1.2}
-    for value_T, name, colour, mark in zip(values_ST, names.split(), colours, "osv", strict=True):
-        ax.plot(value_T.numpy(), color=colour, marker=mark, label=name, **style)
-    ax.set_ylim(-0.05, 1.05)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
-
-
-def draw_memory(model: DNC, x_BTX: torch.Tensor, y_BLY: torch.Tensor) -> Any:
+def draw(model: DNC, x_BTX: torch.Tensor, y_BLY: torch.Tensor) -> Any:
     """One sequence through the DNC: what it sees and says, where it writes and reads, and why."""
     from matplotlib.figure import Figure
 
     with torch.no_grad():
         logits_BTY, trace = model.unroll(x_BTX[:1])
-    T, L = x_BTX.shape[1], y_BLY.shape[1]
+    L = y_BLY.shape[1]
     said_TY = logits_BTY[0].sigmoid()
     said_TY[: L + 1] = torch.nan
     wanted_TY = torch.full_like(said_TY, torch.nan)
     wanted_TY[-L:] = y_BLY[0]
-    gates = ("free_gates_BR", "allocation_gate_B1", "write_gate_B1")
-    gates_ST = torch.stack([torch.stack([getattr(o, g)[0, 0] for _, o in trace]) for g in gates])
     pictures = {
         "input\nbit": x_BTX[0].T,
         "target\nbit": wanted_TY.T,
@@ -155,60 +103,65 @@ def draw_memory(model: DNC, x_BTX: torch.Tensor, y_BLY: torch.Tensor) -> Any:
         "written\nslot": torch.stack([s.write_BN[0] for s, _ in trace], 1),
         "read\nslot": torch.stack([s.read_BRN[0, 0] for s, _ in trace], 1),
     }
-    shade = {"cmap": "cividis", "vmin": 0, "vmax": 1, "origin": "lower"}
-    figure = Figure(figsize=(10, 6.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
-    rows = left.subplots(6, 1, sharex=True, height_ratios=(2, 2, 2, 3, 3, 2.2))
-    for ax, (name, image) in zip(rows, pictures.items(), strict=False):
-        shown = ax.imshow(image.cpu().numpy(), aspect="auto", **shade)
-        ax.set_ylabel(name)
-    left.colorbar(shown, ax=rows[:5], label="bit, its probability, or weight", aspect=40)
-    curves(rows[5], gates_ST.cpu(), "free allocation write", ("#0072B2", "#E69F00", "#009E73"))
-    rows[5].set(xlabel="time step (dotted: the delimiter)", ylabel="gate", xlim=(-0.5, T - 0.5))
-    top, bottom = right.subplots(2, 1, height_ratios=(1.7, 1))
-    shown = top.imshow(trace[L - 1][0].link_BNN[0].cpu().numpy(), **shade)
-    top.set(xlabel="slot j, written before", ylabel="slot i, written after")
-    top.set_title("temporal links when all is written", size=10)
-    right.colorbar(shown, ax=top, label="L[i, j]", shrink=0.7)
-    modes_ST = torch.stack([o.read_modes_BSR[0, :, 0] for _, o in trace], 1).cpu()
-    curves(bottom, modes_ST, "backward content forward", ("#D55E00", "#56B4E9", "#CC79A7"))
-    bottom.set(xlabel="time step (dotted: the delimiter)", ylabel="read mode")
-    for ax in (*rows, bottom):
-        ax.axvline(L, color="0.55", linewidth=0.9, linestyle=":")
-    for ax in (*rows[3:], top, bottom):
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.yaxis.get_major_locator().set_params(integer=ax not in (rows[5], bottom))
+    gates = {"free": "free_gates_BR", "allocation": "allocation_gate_B1", "write": "write_gate_B1"}
+    for name, part in gates.items():
+        pictures[f"{name}\ngate"] = torch.stack([getattr(to, part)[0, :1] for _, to in trace], 1)
+    modes_ST = torch.stack([to.read_modes_BSR[0, :, 0] for _, to in trace], 1)
+    for name, mode_T in zip(("backward", "content", "forward"), modes_ST, strict=True):
+        pictures[f"{name}\nmode"] = mode_T[None]
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 1))
+    rows = strips(left, pictures, {L: "0.55"})
+    rows[-1].set(xlabel="time step (dotted: the delimiter)")
+    ax, link_NN = right.subplots(), trace[L - 1][0].link_BNN[0].cpu()
+    shown = ax.imshow(link_NN.numpy(), cmap="cividis", vmin=0, vmax=1, origin="lower")
+    ax.set(xlabel="slot j, written before", ylabel="slot i, written after")
+    ax.set_title("temporal links when all is written", size=10)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    right.colorbar(shown, ax=ax, label="L[i, j]", shrink=0.7)
     return figure
 
 
 def run(cfg: Config, ctx: Any) -> Any:
     model = build(cfg).to(ctx.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    trained, twice = (
+    known, twice = (
         [t.to(ctx.device) for t in held_out(length, cfg.bits)]
         for length in (cfg.max_length, 2 * cfg.max_length)
     )
     start = ctx.keep(model=model, optimizer=optimizer)
+    call = replayed(model, ctx.device)
+
+    def loss() -> torch.Tensor:
+        length = int(torch.randint(1, cfg.max_length + 1, ()))
+        x_BTX, y_BLY = (t.to(ctx.device) for t in sequences(cfg.batch_size, length, cfg.bits))
+        return F.binary_cross_entropy_with_logits(call(x_BTX)[:, -length:], y_BLY)
 
     def scores(step: int) -> dict[str, float]:
-        logits_BLY = answer(model, trained[0])
+        logits_BLY = model(known[0])[:, -cfg.max_length :]
         return {
             "step": step,
             "samples": step * cfg.batch_size,
-            "bits_trained": wrong_bits(logits_BLY, trained[1]),
-            "bits_twice": wrong_bits(answer(model, twice[0]), twice[1]),
-            "test_loss": float(F.binary_cross_entropy_with_logits(logits_BLY, trained[1])),
+            "bits_trained": wrong_bits(logits_BLY, known[1]),
+            "bits_twice": wrong_bits(model(twice[0])[:, -2 * cfg.max_length :], twice[1]),
+            "test_loss": float(F.binary_cross_entropy_with_logits(logits_BLY, known[1])),
         }
 
     yield
-    for row in range(start, cfg.iterations // cfg.eval_every + 1):
-        step = row * cfg.eval_every
-        for done in range(step - cfg.eval_every, step) if row else ():
-            optimizer.param_groups[0]["lr"] = learning_rate(cfg.lr, done / cfg.iterations)
-            train_step(model, optimizer, cfg, ctx.device)
+    for step in trained(
+        [*model.parameters()],
+        optimizer,
+        loss,
+        lr=cfg.lr,
+        clip=CLIP,
+        iterations=cfg.iterations,
+        eval_every=cfg.eval_every,
+        start=start,
+    ):
         yield lambda step=step: scores(step)
     if isinstance(model, DNC):
-        ctx.figure("memory", lambda: draw_memory(model, *twice))
+        ctx.figure("memory", lambda: draw(model, *twice))
 
 
 SECTION = "book, chapter 12, and Graves et al., Nature 2016: said in words, without a number"

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from kernels import linear
-from kernels.bench.observe import Spans, Watch, cost_of_marks
+from kernels import dnc, linear
+from kernels.bench.observe import Spans, Watch, cost_of_marks, uncaptured
 from kernels.bench.providers import CannotRun
-from kernels.dispatch import counts, reset_counts
+from kernels.dispatch import Unavailable, counts, reset_counts
 
 
 def program(x, w, b):
@@ -75,3 +75,11 @@ def test_marks_cost_something_and_no_more_than_a_clock_says(given):
         assert cost["forward"] > 0
         assert (cost["backward"] > 0) == (kind.mode == "full")
     assert spans.found == []
+
+
+def test_what_would_be_replayed_runs_as_it_is_and_is_captured_again_later():
+    model, x = torch.nn.Linear(2, 2), torch.zeros(1, 2)
+    with uncaptured():
+        assert dnc.Captured(model, x) is model
+    with pytest.raises(Unavailable, match="only a GPU has launches to replay"):
+        dnc.Captured(model, x)

@@ -5,8 +5,10 @@ import itertools
 import time
 
 import pytest
+import torch
 from record_factory import make_record
 
+from kernels import dnc
 from suite import report
 from suite.attribute import request as requests
 from suite.attribute import session
@@ -127,6 +129,21 @@ def test_what_is_captured_is_what_training_issues(counted):
     assert set(arms["reference"].dispatched["toys.shift"]) == {"torch"}
     assert set(arms["reference"].dispatched["toys.scale"]) == {"reference"}
     assert set(arms["torch"].dispatched["toys.scale"]) == {"torch"}
+
+
+def test_what_a_run_replays_on_a_gpu_is_seen_call_by_call(counted, monkeypatch):
+    from tasks.ch92_kernels import counted as toy
+
+    def captured(x, w, *, impl):
+        # On a processor this raises where nothing stands in for it.
+        assert dnc.Captured(torch.nn.Identity(), x)(x) is x
+        return scale(x, w, impl=impl)
+
+    scale = toy.SCALE
+    monkeypatch.setattr(toy, "SCALE", captured)
+    arm = _asked(only=["toys.scale"]).arms(seed=0)[0]
+    first, kinds = Laps(arm, 1).observe(("toys.scale",))
+    assert (first.steps, sum(kinds.values())) == (5, 5)
 
 
 def test_the_same_command_goes_on_where_it_was_stopped(counted):

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from suite.plan import expand
-from suite.run import execute
+from suite.run import Context, execute
 from tasks.ch12_memory import dnc_copy
+from tasks.models import sequences
 from tasks.models.dnc import DNC
 from tasks.models.ntm import NTM
 
@@ -29,25 +30,13 @@ def test_held_out_sequences_are_the_same_for_every_seed_and_leave_the_seed_alone
     assert not torch.equal(dnc_copy.held_out(5, 6)[1][:, :4], first)
 
 
-def test_the_answer_is_what_follows_the_delimiter():
-    x, _ = dnc_copy.sequences(2, 3, 4)
-    given = torch.arange(7.0)[None, :, None].expand(2, 7, 4)
-    assert dnc_copy.answer(lambda _: given, x)[0, :, 0].tolist() == [4, 5, 6]
-
-
 def test_wrong_bits_are_counted_by_sequence():
     y = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]]])
     right = 2 * y - 1
-    assert dnc_copy.wrong_bits(right, y) == 0
-    assert dnc_copy.wrong_bits(-right, y) == 4
+    assert sequences.wrong_bits(right, y) == 0
+    assert sequences.wrong_bits(-right, y) == 4
     right[0, 0, 1] = 3.0
-    assert dnc_copy.wrong_bits(right, y) == 0.5
-
-
-def test_the_learning_rate_is_held_then_falls_to_zero():
-    done = (0.0, 0.3, 0.5, 0.75, 1.0)
-    got = [dnc_copy.learning_rate(0.01, d) for d in done]
-    assert got == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.0])
+    assert sequences.wrong_bits(right, y) == 0.5
 
 
 def _model(variant):
@@ -63,7 +52,7 @@ def test_variants_build_what_they_are_named_after():
     assert (book.links, book.book_link, book.free_gates) == (True, True, True)
     assert (bare.links, kept.free_gates) == (False, False)
     assert isinstance(_model("ntm"), NTM)
-    assert isinstance(_model("lstm"), dnc_copy.LSTM)
+    assert isinstance(_model("lstm"), sequences.LSTM)
 
 
 def test_ablations_of_one_seed_start_from_the_same_parameters():
@@ -78,8 +67,8 @@ def test_ablations_of_one_seed_start_from_the_same_parameters():
 def test_a_run_comes_to_the_same_in_every_implementation(variant, op, monkeypatch):
     """End to end, with the kernels interpreted: metrics, and a record of what computed them."""
     # The interpreter takes a millisecond and more for every sequence and kernel.
-    monkeypatch.setattr(dnc_copy, "EVALUATED", 2)
-    few = {"iterations": 2, "eval_every": 2, "batch_size": 2}
+    monkeypatch.setattr(dnc_copy, "EVALUATED", 1)
+    few = {"iterations": 1, "eval_every": 1, "batch_size": 1, "max_length": 1}
     finals = {}
     for impl in ("torch", "reference", "triton"):
         [spec] = expand(
@@ -95,14 +84,42 @@ def test_a_run_comes_to_the_same_in_every_implementation(variant, op, monkeypatc
     assert finals["triton"] == pytest.approx(finals["torch"], rel=1e-3, abs=0.05)
 
 
+def _rows(cfg):
+    """The evaluations of a run, not yet called, and what the run has trained so far."""
+    torch.manual_seed(1_001)
+    ctx = Context(torch.device("cpu"), 0)
+    rows = dnc_copy.run(cfg, ctx)
+    assert next(rows) is None
+    return rows, ctx.kept["model"]
+
+
+class _Parrot(torch.nn.Module):
+    """Says after the delimiter what it saw before, and nothing until then."""
+
+    def __init__(self):
+        super().__init__()
+        self.loudness = torch.nn.Parameter(torch.tensor(9.0))
+
+    def forward(self, x):
+        length = x.shape[1] // 2
+        said = self.loudness * (2 * x[:, :length, :-1] - 1)
+        return torch.cat((torch.zeros(len(x), length + 1, x.shape[2] - 1), said), 1)
+
+
+def test_the_answer_is_what_follows_the_delimiter(monkeypatch):
+    monkeypatch.setattr(dnc_copy, "build", lambda cfg: _Parrot())
+    rows, model = _rows(dnc_copy.TASK.configure("smoke", overrides={"iterations": 40}))
+    with torch.no_grad():
+        row = next(rows)()
+    assert (row["bits_trained"], row["bits_twice"]) == (0, 0)
+    assert len(list(rows)) == 1
+    assert model.loudness > 9
+
+
 @pytest.fixture(scope="module")
 def trained():
-    cfg = dnc_copy.TASK.configure("smoke", "dnc")
-    torch.manual_seed(1_001)
-    model = dnc_copy.build(cfg)
-    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr)
-    for _ in range(25):
-        dnc_copy.train_step(model, optimizer, cfg, torch.device("cpu"))
+    rows, model = _rows(dnc_copy.TASK.configure("smoke", "dnc", overrides={"iterations": 40}))
+    assert len(list(rows)) == 2
     return model
 
 
@@ -122,8 +139,6 @@ def test_a_training_dnc_keeps_every_quantity_in_its_range(trained):
 
 
 def test_the_picture_shows_the_whole_sequence(trained):
-    figure = dnc_copy.draw_memory(trained, *dnc_copy.held_out(4, 3))
-    pictures = [ax.images[0].get_array() for ax in figure.axes if ax.images]
-    shapes = [p.shape for p in pictures]
-    assert shapes[:5] == [(4, 9), (3, 9), (3, 9), (6, 9), (6, 9)]
-    assert (6, 6) in shapes
+    figure = dnc_copy.draw(trained, *dnc_copy.held_out(4, 3))
+    shapes = [ax.images[0].get_array().shape for ax in figure.axes if ax.images]
+    assert shapes == [(4, 9), (3, 9), (3, 9), (6, 9), (6, 9), *[(1, 9)] * 6, (6, 6)]
