@@ -13,6 +13,7 @@ Everything is computed in float32 (float64 for float64) and stored in the type i
 launchers take tensors of the shapes given in ``kernels.dnc.reference`` and return new ones.
 """
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -580,6 +581,7 @@ def _total(partials: Tensor, like: Tensor) -> Tensor:
     return whole.to(like.dtype)
 
 
+@functools.lru_cache(maxsize=4096)
 def rows_of_tile(n: int, w: int, elements: int = TILE) -> Mapping[str, int]:
     """Tiles of the memory: all of a word, as many words as a tile holds."""
     width = block_of(w)
