@@ -28,12 +28,24 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def scratch(like: torch.Tensor, *shape: int) -> torch.Tensor:
     """New memory for sums of what ``like`` holds, on its device."""
-    return torch.empty(shape, dtype=accumulator(like.dtype), device=like.device)
+    return like.new_empty(shape, dtype=accumulator(like.dtype))
+
+
+# Triton's own ``cdiv`` and ``next_power_of_2`` are made for kernels to call as well, and take ten
+# times as long: a launcher that calls them a dozen times spends more on them than on its launch.
+def cdiv(size: int, block: int) -> int:
+    """How many blocks hold ``size``."""
+    return -(-size // block)
+
+
+def next_power_of_2(size: int) -> int:
+    """The smallest power of 2 that is no less than ``size``; 1 for none."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 def block_of(size: int) -> int:
     """The smallest block that holds ``size``: a power of 2, and no less than ``tl.dot`` takes."""
-    return max(16, int(triton.next_power_of_2(size)))
+    return max(16, next_power_of_2(size))
 
 
 @triton.jit

@@ -2,11 +2,86 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from kernels.autocast import DEVICES
 
 NAMESPACE = "fdl"
+# What the short way takes: not a subclass of a tensor, which may have ideas of its own.
+PLAIN = {Tensor, nn.Parameter, NoneType, bool, int, float, list, tuple, torch.Size}
+
+
+class Registered:
+    """``torch.ops.fdl.<name>``; calling it runs the op, by a short way where there is one.
+
+    PyTorch's dispatcher comes back to Python two or three times before an op that is written in
+    Python runs, which takes longer than a launch does. It is there for what may come between:
+    compilation and tracing, autocast, ``torch.func``, tensors that are not plain ones. Where there
+    is none of these, the function is called at once, or recorded as ``torch.autograd.Function``.
+
+    Attributes:
+        op: the op as ``torch.library`` knows it.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
+        """Register an op.
+
+        Args:
+            name: of the op.
+            function: what it runs; annotated, for the schema follows from the annotations. Takes
+                tensors, then options, and returns no view of a tensor that it was given.
+            fake: the outputs' shapes: as ``function``, but computes nothing.
+        """
+        self._name, self._function = f"{NAMESPACE}::{name}", function
+        self.op = torch.library.custom_op(self._name, function, mutates_args=())
+        self.op.register_fake(fake)
+        self._recorded: Callable[..., Any] = self.op
+        self._is_cast = False
+
+    def differentiate(self, gradient: Callable[..., Any], keep: Callable[..., None]) -> None:
+        """Give the op a gradient; without, a backward through it is an error.
+
+        Args:
+            gradient: takes the context and the outputs' gradients, gives one for every input.
+            keep: takes the context, the inputs and the output; keeps what the gradient needs.
+        """
+        self.op.register_autograd(gradient, setup_context=keep)
+        function = self._function
+
+        def forward(ctx: Any, *args: Any) -> Any:
+            output = function(*args)
+            keep(ctx, args, output)
+            return output
+
+        # Its own ``setup_context`` would have every call look up the signature of ``forward``.
+        methods = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
+        recorded: Any = type(self._name, (torch.autograd.Function,), methods)
+        self._recorded = recorded.apply
+
+    def autocast(self, dtype: torch.dtype) -> None:
+        """Have autocast regions compute the op in a type."""
+        for device in DEVICES:
+            torch.library.register_autocast(self._name, device, dtype)
+        self._is_cast = True
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the op: its tensors, then its options."""
+        # Asked for as ``torch.autograd.Function.apply`` and PyTorch's custom ops ask themselves.
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._are_functorch_transforms_active()
+            or (self._is_cast and any(map(torch.is_autocast_enabled, DEVICES)))
+            or not PLAIN.issuperset(map(type, args))
+        ):
+            return self.op(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return self._recorded(*args)
+        return self._function(*args)
 
 
 @dataclass(frozen=True)
@@ -15,7 +90,7 @@ class Kernel:
 
     Attributes:
         name: folder and function, such as ``dnc_content``.
-        op: the registered op.
+        registered: the op.
         forward: launches the kernels.
         backward: launches those of the gradient.
         save: what the backward needs, of the inputs and the outputs.
@@ -24,16 +99,21 @@ class Kernel:
     """
 
     name: str
-    op: Callable[..., Any]
+    registered: Registered
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     save: Callable[[tuple[Any, ...], Any], Sequence[torch.Tensor]]
     options: tuple[Any, ...]
     outputs: int | None
 
+    @property
+    def op(self) -> Any:
+        """The op as ``torch.library`` knows it."""
+        return self.registered.op
+
     def __call__(self, *args: Any) -> Any:
         """Run the op: its tensors, then its options."""
-        return self.op(*args)
+        return self.registered(*args)
 
 
 def empty_like(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -72,26 +152,22 @@ def define(
             All when None.
         autocast: the dtype in which an autocast region computes the op; as it comes when None.
     """
-    op = torch.library.custom_op(f"{NAMESPACE}::{name}", forward, mutates_args=())
-    op.register_fake(fake)
-    gradient = torch.library.custom_op(f"{NAMESPACE}::{name}_backward", backward, mutates_args=())
-    gradient.register_fake(fake_backward)
+    op = Registered(name, forward, fake)
+    gradient = Registered(f"{name}_backward", backward, fake_backward)
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*save(inputs, output))
         ctx.options = inputs[len(inputs) - len(options) :]
-        ctx.n_inputs = len(inputs)
 
     def grad(ctx: Any, *grads: torch.Tensor | None) -> Any:
         if all(g is None for g in grads[:outputs]):
-            return (None,) * ctx.n_inputs
+            return (None,) * len(ctx.needs_input_grad)
         found = gradient(*grads[:outputs], *ctx.saved_tensors, *ctx.options)
         found = found if isinstance(found, tuple | list) else (found,)
         return (*found, *[None] * len(options))
 
-    op.register_autograd(grad, setup_context=setup)
+    op.differentiate(grad, keep)
     if autocast is not None:
-        for device in ("cpu", "cuda"):
-            torch.library.register_autocast(f"{NAMESPACE}::{name}", device, autocast)
+        op.autocast(autocast)
     return Kernel(name, op, forward, backward, save, options, outputs)

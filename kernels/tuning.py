@@ -49,7 +49,7 @@ def tuned(
     default: Mapping[str, int],
     only: tuple[str, ...] = (),
     **sizes: int,
-) -> dict[str, int]:
+) -> Mapping[str, int]:
     """The parameters to launch a kernel with.
 
     Args:
@@ -62,18 +62,25 @@ def tuned(
     Raises:
         ValueError: a file of parameters that is broken, or names one that the launcher has not.
     """
-    chosen = dict(default)
-    dtype = str(like.dtype).removeprefix("torch.")
     if _asked is not None:
-        _asked[kernel] = Asked(kernel, dtype, dict(sizes), {k: chosen[k] for k in only or chosen})
+        own = {k: default[k] for k in only or default}
+        _asked[kernel] = Asked(kernel, _name(like.dtype), dict(sizes), own)
     if kernel in _trial:
-        return chosen | _trial[kernel]
-    if like.device.type != "cuda":
-        return chosen
-    name = device_file(torch.cuda.get_device_name(like.device))
-    return chosen | _nearest(
-        kernel, name, dtype, tuple(sorted(sizes.items())), only or tuple(chosen)
-    )
+        return {**default, **_trial[kernel]}
+    file = _file_of(like.device)
+    if file is None:
+        return default
+    names = only or tuple(default)
+    found = _nearest(kernel, file, like.dtype, tuple(sizes.items()), names)
+    return {**default, **found} if found else default
+
+
+@functools.cache
+def _file_of(device: torch.device) -> str | None:
+    """The name of a device's file; None for what is no GPU."""
+    if device.type != "cuda":
+        return None
+    return device_file(torch.cuda.get_device_name(device))
 
 
 def device_file(device_name: str) -> str:
@@ -85,14 +92,14 @@ def device_file(device_name: str) -> str:
 def _nearest(
     kernel: str,
     file: str,
-    dtype: str,
+    dtype: torch.dtype,
     sizes: tuple[tuple[str, int], ...],
     names: tuple[str, ...],
 ) -> dict[str, int]:
     """The parameters of the nearest sizes; nothing where none are near."""
     given, best, least = dict(sizes), {}, NEAR
     for entry in entries(kernel, file):
-        if entry["dtype"] != dtype or entry["sizes"].keys() != given.keys():
+        if entry["dtype"] != _name(dtype) or entry["sizes"].keys() != given.keys():
             continue
         unknown = sorted(entry["config"].keys() - set(names))
         if unknown:
@@ -101,6 +108,10 @@ def _nearest(
         if away <= least:
             best, least = entry["config"], away
     return dict(best)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def distance(a: Mapping[str, int], b: Mapping[str, int]) -> float:
@@ -142,6 +153,7 @@ def _table(file: Path) -> list[dict[str, Any]]:
 
 def forget() -> None:
     """Read the files anew when they are needed again."""
+    _file_of.cache_clear()
     _table.cache_clear()
     _nearest.cache_clear()
 

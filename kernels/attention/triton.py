@@ -19,6 +19,7 @@ of the shapes given in ``kernels.attention.reference`` and return new ones.
 """
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, store, tanh
+from kernels.language import ACCUMULATE, block_of, cdiv, dot, rounded, scratch, store, tanh
 from kernels.tuning import tuned
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -598,7 +599,7 @@ def tile_of(
     size: int,
     queries: int,
     keys: int,
-) -> dict[str, int]:
+) -> Mapping[str, int]:
     """Blocks of queries and keys for heads of some size, no larger than there are of either."""
     narrowest = min(width for item, width in table if item == dtype.itemsize)
     width = max(narrowest, block_of(size))
@@ -638,7 +639,7 @@ def attention_forward(
     out, sums = q.new_empty(b, h, m, d), scratch(q, b, h, m)
     tile = tuned("attention.forward", q, tile_of(FORWARD, q.dtype, d, m, n), M=m, N=n, D=d)
     if out.numel():
-        _attention_forward[(b * h * triton.cdiv(m, tile["BM"]),)](
+        _attention_forward[(b * h * cdiv(m, tile["BM"]),)](
             *_strided(q),
             *_strided(k),
             *_strided(v),
@@ -679,7 +680,7 @@ def attention_backward(
     by_keys = tuned("attention.backward_keys", q, by_keys, M=m, N=n, D=d)
     by_queries = tile_of(BACKWARD_QUERIES, q.dtype, d, m, n)
     by_queries = tuned("attention.backward_queries", q, by_queries, M=m, N=n, D=d)
-    blocks = (b * h * triton.cdiv(m, by_queries["BM"]),)
+    blocks = (b * h * cdiv(m, by_queries["BM"]),)
     size: dict[str, Any] = {"D": d, "BD": block_of(d), "ACC": ACCUMULATE[q.dtype]}
     if out.numel():
         _attention_products[blocks](
@@ -689,7 +690,7 @@ def attention_backward(
     options = (*_in_two(scale), 1 if causal else n, h, m, n)
     size["PRECISION"] = _precision(q.dtype)
     if grad_k.numel():
-        _attention_backward_keys[(b * h * triton.cdiv(n, by_keys["BN"]),)](
+        _attention_backward_keys[(b * h * cdiv(n, by_keys["BN"]),)](
             *given, grad_k, grad_v, *options, **size, **by_keys
         )
     if grad_q.numel():
@@ -712,7 +713,7 @@ def additive_forward(
     scores, acc = scratch(query, b, n), ACCUMULATE[query.dtype]
     if scores.numel():
         rows, wide = additive_tile(n, a)
-        _additive_scores[(b, triton.cdiv(n, rows))](
+        _additive_scores[(b, cdiv(n, rows))](
             query.contiguous(),
             keys.contiguous(),
             v.contiguous(),
@@ -726,7 +727,7 @@ def additive_forward(
         )
     if b:
         rows, wide = additive_tile(n, d)
-        _additive_forward[(b, max(1, triton.cdiv(d, wide)))](
+        _additive_forward[(b, max(1, cdiv(d, wide)))](
             values.contiguous(),
             key_lengths,
             scores,
@@ -758,7 +759,7 @@ def additive_backward(
     d_weights, acc = scratch(query, b, n), ACCUMULATE[query.dtype]
     if d_weights.numel():
         rows, wide = additive_tile(n, d)
-        _additive_backward_values[(b, triton.cdiv(n, rows))](
+        _additive_backward_values[(b, cdiv(n, rows))](
             values.contiguous(),
             key_lengths,
             weights,
@@ -774,7 +775,7 @@ def additive_backward(
         )
     if grad_query.numel():
         rows, wide = additive_tile(n, a)
-        _additive_backward_keys[(b, triton.cdiv(a, wide))](
+        _additive_backward_keys[(b, cdiv(a, wide))](
             query.contiguous(),
             keys.contiguous(),
             v.contiguous(),

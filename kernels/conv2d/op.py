@@ -19,18 +19,11 @@ from torch import Tensor
 from kernels.conv2d import triton as launch
 from kernels.conv2d.reference import output_size
 from kernels.language import accumulator
-from kernels.register import NAMESPACE, Kernel
+from kernels.register import Kernel, Registered
 
 # Stride, padding, dilation and groups.
 Options = tuple[Sequence[int], Sequence[int], Sequence[int], int]
 PLAIN: Options = ([1, 1], [0, 0, 0, 0], [1, 1], 1)
-
-
-def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Register ``torch.ops.fdl.conv2d_<name>``, without a gradient as yet."""
-    op = torch.library.custom_op(f"{NAMESPACE}::conv2d_{name}", function, mutates_args=())
-    op.register_fake(fake)
-    return op
 
 
 def _fake_output(x: Tensor, weight: Tensor, options: Sequence[Any]) -> Tensor:
@@ -113,26 +106,26 @@ def _backward_weight(
     return launch.backward_weight(grad, x, taps, stride, padding, dilation, groups)
 
 
-_conv2d_op = _define(
-    "conv2d",
+_conv2d_op = Registered(
+    "conv2d_conv2d",
     _conv2d,
     lambda x, weight, bias, *options: _fake_output(x, weight, options),
 )
-_fused_op = _define(
-    "conv2d_fused",
+_fused_op = Registered(
+    "conv2d_conv2d_fused",
     _fused,
     lambda x, weight, scale, shift, residual, *options: _fake_output(x, weight, options),
 )
-_stats_op = _define("conv2d_stats", _stats, _fake_stats)
-_backward_x_op = _define(
-    "backward_x",
+_stats_op = Registered("conv2d_conv2d_stats", _stats, _fake_stats)
+_backward_x_op = Registered(
+    "conv2d_backward_x",
     _backward_x,
     lambda grad, weight, size, *options: launch.images(
         grad, grad.shape[0], weight.shape[1] * options[-1], *size
     ),
 )
-_backward_weight_op = _define(
-    "backward_weight",
+_backward_weight_op = Registered(
+    "conv2d_backward_weight",
     _backward_weight,
     lambda grad, x, taps, *options: x.new_empty(grad.shape[1], x.shape[1] // options[-1], *taps),
 )
@@ -293,11 +286,11 @@ def _keep_stats(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
     ctx.options = inputs[3:]
 
 
-_conv2d_op.register_autograd(_of_conv2d, setup_context=_keep)
-_backward_x_op.register_autograd(_of_backward_x, setup_context=_keep)
-_backward_weight_op.register_autograd(_of_backward_weight, setup_context=_keep)
-_fused_op.register_autograd(_of_fused, setup_context=_keep_fused)
-_stats_op.register_autograd(_of_stats, setup_context=_keep_stats)
+_conv2d_op.differentiate(_of_conv2d, _keep)
+_backward_x_op.differentiate(_of_backward_x, _keep)
+_backward_weight_op.differentiate(_of_backward_weight, _keep)
+_fused_op.differentiate(_of_fused, _keep_fused)
+_stats_op.differentiate(_of_stats, _keep_stats)
 
 _conv2d_kernel = Kernel(
     "conv2d_conv2d",

@@ -22,8 +22,9 @@ in three, so that tensor cores do not round them. Launchers take tensors of the 
 ``kernels.conv2d.reference`` in any layout and return new ones, images with their channels last.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.conv2d.reference import output_size
-from kernels.language import ACCUMULATE, block_of, dot, scratch, store
+from kernels.language import ACCUMULATE, block_of, cdiv, dot, scratch, store
 from kernels.tuning import tuned
 
 # Below this many channels of a group, blocks go over taps and channels in one.
@@ -308,9 +309,10 @@ def flat(channels: int, taps: int) -> bool:
     return channels < FEW_CHANNELS and taps > 1
 
 
+@functools.lru_cache(maxsize=4096)
 def tile_of(
     dtype: torch.dtype, together: bool, rows: int, columns: int, summands: int
-) -> dict[str, int]:
+) -> Mapping[str, int]:
     """Blocks of a matrix product, no larger than the product is.
 
     Args:
@@ -331,7 +333,7 @@ def tile_of(
     return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
 
 
-def forward_tile(x: Tensor, weight: Tensor, pixels: int, groups: int) -> dict[str, int]:
+def forward_tile(x: Tensor, weight: Tensor, pixels: int, groups: int) -> Mapping[str, int]:
     """Blocks of output pixels, of a group's output channels, and of what is summed over."""
     outputs, inputs, r, s = weight.shape
     together, kept = flat(inputs, r * s), outputs // groups
@@ -339,6 +341,7 @@ def forward_tile(x: Tensor, weight: Tensor, pixels: int, groups: int) -> dict[st
     return tuned("conv2d.forward", x, tile, M=pixels, K=kept, C=inputs, R=r, S=s)
 
 
+@functools.lru_cache(maxsize=4096)
 def parts_of(pixels: int, block: int, programs: int) -> tuple[int, int]:
     """Into how many parts a sum over pixels is split, and how many pixels make one.
 
@@ -347,10 +350,10 @@ def parts_of(pixels: int, block: int, programs: int) -> tuple[int, int]:
         block: summands that a program takes at a time.
         programs: how many programs there are for each part.
     """
-    blocks = max(1, triton.cdiv(pixels, block))
+    blocks = max(1, cdiv(pixels, block))
     parts = max(1, min(PROGRAMS // max(1, programs), blocks // FEWEST_BLOCKS))
-    chunk = triton.cdiv(blocks, parts) * block
-    return max(1, triton.cdiv(pixels, chunk)), chunk
+    chunk = cdiv(blocks, parts) * block
+    return max(1, cdiv(pixels, chunk)), chunk
 
 
 def index_type(*tensors: Tensor) -> Any:
@@ -359,8 +362,8 @@ def index_type(*tensors: Tensor) -> Any:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """The same elements in the order N, H, W, C."""
-    return x.permute(0, 2, 3, 1).contiguous()
+    """The same elements, which lie in the order N, H, W, C."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def images(like: Tensor, *shape: int) -> Tensor:
@@ -400,7 +403,7 @@ def forward(
     out, m, kg, together = images(x, n, k, p, q), n * p * q, k // groups, flat(cg, r * s)
     tile = forward_tile(x, weight, m, groups)
     if out.numel():
-        blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(kg, tile["BN"]) * groups
+        blocks = cdiv(m, tile["BM"]) * cdiv(kg, tile["BN"]) * groups
         _conv2d_forward[(blocks,)](
             _channels_last(x),
             _channels_last(weight),
@@ -445,11 +448,13 @@ def forward_stats(
     p, q = output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     m, options = x.shape[0] * p * q, (stride, padding, dilation, groups)
     rows = forward_tile(x, weight, m, groups)["BM"]
-    blocks = triton.cdiv(m, rows)
+    blocks = cdiv(m, rows)
     sums, squares = scratch(x, blocks, weight.shape[0]), scratch(x, blocks, weight.shape[0])
     out = forward(x, weight, None, bias, None, *options, relu=False, partials=(sums, squares))
-    counts = torch.full((blocks, 1), rows, device=x.device)
-    counts[-1:] = m - (blocks - 1) * rows
+    counts: Tensor | int = min(m, rows)
+    if counts * blocks > m:
+        counts = torch.full((blocks, 1), rows, device=x.device)
+        counts[-1] = m - (blocks - 1) * rows
     mean = sums.sum(0) / m
     between = counts * (sums / counts - mean).square()
     return out, mean, (squares + between).sum(0) / m
@@ -468,11 +473,11 @@ def backward_x(
     (n, k, p, q), (_, cg, r, s), (h, w) = grad.shape, weight.shape, size
     out, kg = images(grad, n, cg * groups, h, w), k // groups
     classes = min(stride[0], h), min(stride[1], w)
-    m = n * triton.cdiv(h, stride[0]) * triton.cdiv(w, stride[1])
+    m = n * cdiv(h, stride[0]) * cdiv(w, stride[1])
     tile = tile_of(grad.dtype, False, m, cg, kg)
     tile = tuned("conv2d.backward_x", grad, tile, M=m, K=kg, C=cg, R=r, S=s)
     if out.numel():
-        blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(cg, tile["BN"]) * groups
+        blocks = cdiv(m, tile["BM"]) * cdiv(cg, tile["BN"]) * groups
         _conv2d_backward_x[(blocks * classes[0] * classes[1],)](
             _channels_last(grad),
             _channels_last(weight),
@@ -517,7 +522,7 @@ def backward_weight(
     sets, columns = (1, r * s * cg) if together else (r * s, cg)
     tile = tile_of(x.dtype, together, kg, columns, min(m, MOST_PIXELS))
     tile = tuned("conv2d.backward_weight", x, tile, M=m, K=kg, C=cg, R=r, S=s)
-    blocks = triton.cdiv(kg, tile["BM"]) * sets * triton.cdiv(columns, tile["BN"]) * groups
+    blocks = cdiv(kg, tile["BM"]) * sets * cdiv(columns, tile["BN"]) * groups
     parts, chunk = parts_of(m, tile["BK"], blocks)
     out = scratch(x, parts, k, r, s, cg)
     _conv2d_backward_weight[(blocks, parts)](

@@ -13,13 +13,16 @@ Everything is computed in float32 (float64 for float64) and stored in the type i
 launchers take tensors of the shapes given in ``kernels.dnc.reference`` and return new ones.
 """
 
+import functools
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
-from kernels.language import ACCUMULATE, block_of, scratch, store
+from kernels.language import ACCUMULATE, block_of, cdiv, next_power_of_2, scratch, store
 from kernels.tuning import tuned
 
 # Elements of a tile: what a program holds in registers at a time.
@@ -578,10 +581,11 @@ def _total(partials: Tensor, like: Tensor) -> Tensor:
     return whole.to(like.dtype)
 
 
-def rows_of_tile(n: int, w: int, elements: int = TILE) -> dict[str, int]:
+@functools.lru_cache(maxsize=4096)
+def rows_of_tile(n: int, w: int, elements: int = TILE) -> Mapping[str, int]:
     """Tiles of the memory: all of a word, as many words as a tile holds."""
     width = block_of(w)
-    rows = min(max(1, elements // width), triton.next_power_of_2(n))
+    rows = min(max(1, elements // width), next_power_of_2(n))
     return {"BN": max(16, rows), "BW": width}
 
 
@@ -590,7 +594,7 @@ def slots_of_tile(n: int) -> int:
     return min(SLOTS, block_of(n))
 
 
-def warps_of_tile(tile: dict[str, int]) -> int:
+def warps_of_tile(tile: Mapping[str, int]) -> int:
     """Warps that hold a tile with at most 16 elements a thread."""
     return _warps(tile["BN"] * tile["BW"])
 
@@ -633,7 +637,7 @@ def content_backward(
     (b, n, w), h = memory.shape, keys.shape[1]
     # Two tiles are held at a time.
     tile = rows_of_tile(n, w, TILE // 2)
-    blocks = triton.cdiv(n, tile["BN"])
+    blocks = cdiv(n, tile["BN"])
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
     grad_keys = scratch(memory, b, blocks, h, w)
     grad_strengths = scratch(memory, b, blocks, h)
@@ -665,7 +669,7 @@ def usage_forward(usage: Tensor, write: Tensor, read: Tensor, free: Tensor) -> T
     (b, n), r = usage.shape, read.shape[1]
     out, block = usage.new_empty(b, n), min(256, block_of(n))
     if out.numel():
-        _usage_forward[(b, triton.cdiv(n, block))](
+        _usage_forward[(b, cdiv(n, block))](
             usage.contiguous(),
             write.contiguous(),
             read.contiguous(),
@@ -686,7 +690,7 @@ def usage_backward(
     """Gradients of usage, write and read weightings, and free gates."""
     (b, n), r = usage.shape, read.shape[1]
     block = min(256, block_of(n))
-    blocks = triton.cdiv(n, block)
+    blocks = cdiv(n, block)
     grad_usage, grad_write = usage.new_empty(b, n), usage.new_empty(b, n)
     grad_read, grad_free = usage.new_empty(b, r, n), scratch(usage, b, blocks, r)
     if b * n:
@@ -711,16 +715,16 @@ def usage_backward(
 
 def allocation_forward(usage: Tensor) -> Tensor:
     """a_BN."""
-    b, n = usage.shape
+    (b, n), slots = usage.shape, slots_of_tile(usage.shape[1])
     out = usage.new_empty(b, n)
     if out.numel():
-        _allocation_forward[(b, triton.cdiv(n, slots_of_tile(n)))](
+        _allocation_forward[(b, cdiv(n, slots))](
             usage.contiguous(),
             out,
             n,
             EPS=EPSILON,
-            BI=slots_of_tile(n),
-            BJ=slots_of_tile(n),
+            BI=slots,
+            BJ=slots,
             ACC=ACCUMULATE[usage.dtype],
             **tuned("dnc.allocation_forward", usage, {"num_warps": 4}, B=b, N=n),
         )
@@ -729,18 +733,18 @@ def allocation_forward(usage: Tensor) -> Tensor:
 
 def allocation_backward(grad: Tensor, usage: Tensor, out: Tensor) -> Tensor:
     """Gradient of usage."""
-    b, n = usage.shape
+    (b, n), slots = usage.shape, slots_of_tile(usage.shape[1])
     grad_usage = usage.new_empty(b, n)
     if grad_usage.numel():
-        _allocation_backward[(b, triton.cdiv(n, slots_of_tile(n)))](
+        _allocation_backward[(b, cdiv(n, slots))](
             usage.contiguous(),
             out.contiguous(),
             grad.contiguous(),
             grad_usage,
             n,
             EPS=EPSILON,
-            BK=slots_of_tile(n),
-            BI=slots_of_tile(n),
+            BK=slots,
+            BI=slots,
             ACC=ACCUMULATE[usage.dtype],
             **tuned("dnc.allocation_backward", usage, {"num_warps": 4}, B=b, N=n),
         )
@@ -761,7 +765,7 @@ def write_forward(
     out, write = memory.new_empty(b, n, w), memory.new_empty(b, n)
     tile = rows_of_tile(n, w)
     if write.numel():
-        _write_forward[(b, triton.cdiv(n, tile["BN"]))](
+        _write_forward[(b, cdiv(n, tile["BN"]))](
             memory.contiguous(),
             allocation.contiguous(),
             content.contiguous(),
@@ -794,7 +798,7 @@ def write_backward(
     """Gradients in the order in which ``write_forward`` takes its arguments."""
     b, n, w = memory.shape
     tile = rows_of_tile(n, w)
-    blocks = triton.cdiv(n, tile["BN"])
+    blocks = cdiv(n, tile["BN"])
     out_memory, out_allocation = memory.new_empty(b, n, w), memory.new_empty(b, n)
     out_content = memory.new_empty(b, n)
     gates, vectors = scratch(memory, b, blocks, 2), scratch(memory, b, blocks, 2, w)
@@ -820,16 +824,10 @@ def write_backward(
             **tuned("dnc.write_backward", memory, {"num_warps": warps_of_tile(tile)}, B=b, N=n),
             **tile,
         )
-    gates_B2, vectors_B2W = _total(gates, memory), _total(vectors, memory)
-    return (
-        out_memory,
-        out_allocation,
-        out_content,
-        gates_B2[:, :1].clone(),
-        gates_B2[:, 1:].clone(),
-        vectors_B2W[:, 0].clone(),
-        vectors_B2W[:, 1].clone(),
-    )
+    # Summed one by one: what an op returns must not be views of one tensor.
+    allocation_gate, write_gate = (g.sum(1, keepdim=True).to(memory.dtype) for g in gates.unbind(2))
+    erase, vector = (v.sum(1).to(memory.dtype) for v in vectors.unbind(2))
+    return out_memory, out_allocation, out_content, allocation_gate, write_gate, erase, vector
 
 
 def link_forward(
@@ -837,7 +835,8 @@ def link_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L_BNN, p_BN, f_BRN and b_BRN."""
     (b, n), r = precedence.shape, read.shape[1]
-    blocks = triton.cdiv(n, slots_of_tile(n))
+    slots = slots_of_tile(n)
+    blocks = cdiv(n, slots)
     out, out_precedence = link.new_empty(b, n, n), link.new_empty(b, n)
     forward, backward = link.new_empty(b, r, n), scratch(link, b, blocks, r, n)
     if b * n:
@@ -852,10 +851,10 @@ def link_forward(
             backward,
             n,
             R=r,
-            HEADS=triton.next_power_of_2(r),
+            HEADS=next_power_of_2(r),
             BOOK=book,
-            BI=slots_of_tile(n),
-            BJ=slots_of_tile(n),
+            BI=slots,
+            BJ=slots,
             ACC=ACCUMULATE[link.dtype],
             **tuned("dnc.link_forward", link, {"num_warps": 4}, B=b, N=n),
         )
@@ -875,7 +874,8 @@ def link_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of link, precedence, write and read weightings."""
     (b, n), r = precedence.shape, read.shape[1]
-    blocks = triton.cdiv(n, slots_of_tile(n))
+    slots = slots_of_tile(n)
+    blocks = cdiv(n, slots)
     out, own = link.new_empty(b, n, n), scratch(link, b, r + 2, n)
     columns = scratch(link, b, blocks, r + 2, n)
     if b * n:
@@ -893,10 +893,10 @@ def link_backward(
             columns,
             n,
             R=r,
-            HEADS=triton.next_power_of_2(r),
+            HEADS=next_power_of_2(r),
             BOOK=book,
-            BI=slots_of_tile(n),
-            BJ=slots_of_tile(n),
+            BI=slots,
+            BJ=slots,
             ACC=ACCUMULATE[link.dtype],
             **tuned("dnc.link_backward", link, {"num_warps": 4}, B=b, N=n),
         )
@@ -943,7 +943,7 @@ def read_backward(
     (b, n, w), r = memory.shape, content.shape[1]
     # Two tiles are held at a time, and what every head adds to one of them.
     tile = rows_of_tile(n, w, TILE // 2)
-    blocks = triton.cdiv(n, tile["BN"])
+    blocks = cdiv(n, tile["BN"])
     out_memory, out_modes = memory.new_empty(b, n, w), scratch(memory, b, blocks, 3, r)
     outs = [memory.new_empty(b, r, n) for _ in range(3)]
     if b * n:

@@ -10,18 +10,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kernels.linear import triton as launch
-from kernels.register import NAMESPACE, Kernel
-
-
-def _define(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> Any:
-    """Register ``torch.ops.fdl.linear_<name>``, without a gradient as yet."""
-    op = torch.library.custom_op(f"{NAMESPACE}::linear_{name}", function, mutates_args=())
-    op.register_fake(fake)
-    return op
+from kernels.register import Kernel, Registered
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
@@ -36,16 +28,16 @@ def _backward_weight(grad: Tensor, x: Tensor, out: Tensor | None) -> tuple[Tenso
     return launch.backward_weight(grad, x, out)
 
 
-_linear_op = _define(
-    "linear", _linear, lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0])
+_linear_op = Registered(
+    "linear_linear", _linear, lambda x, weight, bias, relu: x.new_empty(x.shape[0], weight.shape[0])
 )
-_backward_x_op = _define(
-    "backward_x",
+_backward_x_op = Registered(
+    "linear_backward_x",
     _backward_x,
     lambda grad, weight, out: grad.new_empty(grad.shape[0], weight.shape[1]),
 )
-_backward_weight_op = _define(
-    "backward_weight",
+_backward_weight_op = Registered(
+    "linear_backward_weight",
     _backward_weight,
     lambda grad, x, out: (x.new_empty(grad.shape[1], x.shape[1]), x.new_empty(grad.shape[1])),
 )
@@ -111,9 +103,9 @@ def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*inputs)
 
 
-_linear_op.register_autograd(_of_linear, setup_context=_keep)
-_backward_x_op.register_autograd(_of_backward_x, setup_context=_keep_all)
-_backward_weight_op.register_autograd(_of_backward_weight, setup_context=_keep_all)
+_linear_op.differentiate(_of_linear, _keep)
+_backward_x_op.differentiate(_of_backward_x, _keep_all)
+_backward_weight_op.differentiate(_of_backward_weight, _keep_all)
 
 _linear_kernel = Kernel(
     "linear_linear",

@@ -19,6 +19,9 @@ second-level cache then holds (Tillet, Kung and Cox, "Triton", 2019, and its tut
 multiplication).
 """
 
+import functools
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,7 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.conv2d.triton import FEWEST_BLOCKS, parts_of
-from kernels.language import ACCUMULATE, block_of, dot, scratch, store
+from kernels.language import ACCUMULATE, block_of, cdiv, dot, scratch, store
 from kernels.tuning import tuned
 
 # Bytes of an element -> the largest blocks of rows, columns and summands that spill no registers,
@@ -110,7 +113,7 @@ def _linear_product(
 
 def tile_of(
     a: Tensor, b: Tensor, gate: Tensor | None = None, programs: int = PROGRAMS
-) -> dict[str, int]:
+) -> Mapping[str, int]:
     """Blocks of a product, no larger than it is, and smaller where few programs would compute it.
 
     Args:
@@ -120,13 +123,21 @@ def tile_of(
         programs: how many there should be, as far as blocks can be made smaller for it.
     """
     (rows, summands), columns = a.shape, b.shape[1]
-    most = LARGEST[a.dtype.itemsize]
+    vectors = in_vectors(a) and in_vectors(b) and (gate is None or in_vectors(gate))
+    return _tile(a.dtype.itemsize, rows, columns, summands, vectors, programs)
+
+
+@functools.lru_cache(maxsize=4096)
+def _tile(
+    itemsize: int, rows: int, columns: int, summands: int, vectors: bool, programs: int
+) -> Mapping[str, int]:
+    most = LARGEST[itemsize]
     bm, bn, bk = (
         min(m, block_of(n)) for m, n in zip(most, (rows, columns, summands), strict=False)
     )
-    if not all(in_vectors(t) for t in (a, b, gate) if t is not None):
+    if not vectors:
         bk = min(bk, 32)
-    while triton.cdiv(rows, bm) * triton.cdiv(columns, bn) < programs and max(bm, bn) > SMALLEST:
+    while cdiv(rows, bm) * cdiv(columns, bn) < programs and max(bm, bn) > SMALLEST:
         bm, bn = (bm // 2, bn) if bm >= bn else (bm, bn // 2)
     warps = most[3] if 2 * bm * bn >= most[0] * most[1] else 4
     return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
@@ -134,17 +145,18 @@ def tile_of(
 
 def in_vectors(t: Tensor) -> bool:
     """Whether rows begin where a vector may: else each element has an address of its own."""
-    return all(stride % 8 == 0 for stride in t.stride() if stride != 1)
+    row, column = t.stride()
+    return (row == 1 or row % 8 == 0) and (column == 1 or column % 8 == 0)
 
 
 def index_type(*tensors: Tensor | None) -> Any:
     """Integers wide enough for every element's place."""
-    ends = (
-        sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-        for t in tensors
-        if t is not None
-    )
-    return tl.int64 if any(end >= 2**31 for end in ends) else tl.int32
+    for t in tensors:
+        if t is not None:
+            strides = t.stride()
+            if sum(map(operator.mul, t.shape, strides)) - sum(strides) >= 2**31:
+                return tl.int64
+    return tl.int32
 
 
 def _product(
@@ -154,13 +166,13 @@ def _product(
     bias: Tensor | None,
     out: Tensor,
     sums: Tensor | None,
-    tile: dict[str, int],
+    tile: Mapping[str, int],
     relu: bool = False,
     steps: int | None = None,
 ) -> None:
     """Launch the kernel: a (M, K), its gate likewise, b (K, N), out (parts, M, N) or (M, N)."""
-    (m, k), n = a.shape, b.shape[1]
-    blocks = triton.cdiv(m, tile["BM"]) * triton.cdiv(n, tile["BN"])
+    (m, k), n, strides = a.shape, b.shape[1], a.stride()
+    blocks = cdiv(m, tile["BM"]) * cdiv(n, tile["BN"])
     if not blocks:
         return
     _linear_product[(blocks, out.numel() // (m * n))](
@@ -173,10 +185,10 @@ def _product(
         m,
         n,
         k,
-        *a.stride(),
-        *(a if gate is None else gate).stride(),
+        *strides,
+        *(strides if gate is None else gate.stride()),
         *b.stride(),
-        steps or triton.cdiv(k, tile["BK"]),
+        steps or cdiv(k, tile["BK"]),
         RELU=relu,
         PRECISION="tf32x3" if a.dtype == torch.float32 else "ieee",
         ACC=ACCUMULATE[a.dtype],
@@ -187,10 +199,10 @@ def _product(
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
     """y_BO."""
-    (b, i), o = x.shape, weight.shape[0]
-    tile = tuned("linear.forward", x, tile_of(x, weight.t()), B=b, I=i, O=o)
+    (b, i), o, columns = x.shape, weight.shape[0], weight.t()
+    tile = tuned("linear.forward", x, tile_of(x, columns), B=b, I=i, O=o)
     out = x.new_empty(b, o)
-    _product(x, None, weight.t(), bias, out, None, tile, relu)
+    _product(x, None, columns, bias, out, None, tile, relu)
     return out
 
 
@@ -206,15 +218,15 @@ def backward_x(grad: Tensor, weight: Tensor, out: Tensor | None) -> Tensor:
 def backward_weight(grad: Tensor, x: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gradients of weight, OI, and of bias, O; ``out`` as for ``backward_x``."""
     (b, o), i = grad.shape, x.shape[1]
-    gate = None if out is None else out.t()
+    rows, gate = grad.t(), None if out is None else out.t()
     # Each block takes a program for every part of the examples: of many parts, fewer blocks do.
     parts = max(1, b // (FEWEST_BLOCKS * LARGEST[x.dtype.itemsize][2]))
-    tile = tile_of(grad.t(), x, gate, programs=triton.cdiv(PROGRAMS, parts))
+    tile = tile_of(rows, x, gate, programs=cdiv(PROGRAMS, parts))
     tile = tuned("linear.backward_weight", x, tile, B=b, I=i, O=o)
-    blocks = triton.cdiv(o, tile["BM"]) * triton.cdiv(i, tile["BN"])
+    blocks = cdiv(o, tile["BM"]) * cdiv(i, tile["BN"])
     parts, chunk = parts_of(b, tile["BK"], blocks)
     split = parts > 1
     found = scratch(x, parts, o, i) if split else x.new_empty(o, i)
     sums = scratch(x, parts, o) if split else x.new_empty(o)
-    _product(grad.t(), gate, x, None, found, sums, tile, steps=chunk // tile["BK"])
+    _product(rows, gate, x, None, found, sums, tile, steps=chunk // tile["BK"])
     return (found.sum(0).to(x.dtype), sums.sum(0).to(x.dtype)) if split else (found, sums)

@@ -19,6 +19,8 @@ With lengths, a row is on while t < length, in both directions: in reverse its s
 last of its steps. No sum is shared between programs, so results repeat bit for bit.
 """
 
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -26,7 +28,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.dispatch import INTERPRETED
-from kernels.language import ACCUMULATE, block_of, dot, rounded, scratch, sigmoid, store, tanh
+from kernels.language import (
+    ACCUMULATE,
+    block_of,
+    cdiv,
+    dot,
+    next_power_of_2,
+    rounded,
+    scratch,
+    sigmoid,
+    store,
+    tanh,
+)
 from kernels.tuning import tuned
 
 # Shared memory that the weights and the gates of one step may take of a program, in bytes.
@@ -423,7 +436,7 @@ def _resident_bytes(units: int, dtype: torch.dtype) -> int:
     return 4 * (block + ROWS) * block * dtype.itemsize
 
 
-def _resident_tile(units: int, dtype: torch.dtype) -> dict[str, int]:
+def _resident_tile(units: int, dtype: torch.dtype) -> Mapping[str, int]:
     large = _resident_bytes(units, dtype) > RESIDENT // 3
     # One stage: loads that run ahead would take the shared memory that the weights need.
     return {"BB": ROWS, "BU": block_of(units), "num_warps": 8 if large else 4, "num_stages": 1}
@@ -431,8 +444,8 @@ def _resident_tile(units: int, dtype: torch.dtype) -> dict[str, int]:
 
 def _split_tile(
     batch: int, dtype: torch.dtype, units: int, backward: bool = False
-) -> dict[str, int]:
-    rows = min(64, max(ROWS, int(triton.next_power_of_2(batch))))
+) -> Mapping[str, int]:
+    rows = min(64, max(ROWS, next_power_of_2(batch)))
     # What tensor cores do not multiply is held in registers: less at a time, by more threads. Rows
     # that begin anywhere are loaded element by element, each with an address of its own.
     inner, warps = (64, 4) if dtype.itemsize == 2 else (16, 8)
@@ -454,10 +467,10 @@ def _launch_split(
     """Launch all steps at once, or one after another."""
     (t, b, h), like = sizes, args[0]
     tile = _split_tile(b, like.dtype, h, backward)
-    grid = (triton.cdiv(h, tile["BU"]), triton.cdiv(b, tile["BB"]))
+    grid = (cdiv(h, tile["BU"]), cdiv(b, tile["BB"]))
     steps = steps_per_launch(grid[0] * grid[1], t, like.device)
     meeting = {"MEET": True, "launch_cooperative_grid": True} if steps > 1 else {"MEET": False}
-    arrived = torch.zeros(triton.cdiv(t, steps), grid[1], dtype=torch.int32, device=like.device)
+    arrived = torch.zeros(cdiv(t, steps), grid[1], dtype=torch.int32, device=like.device)
     name = "lstm.split_forward" if kernel is _split_forward else "lstm.split_backward"
     tile = tuned(name, like, tile, ("BK", "num_warps"), B=b, H=h)
     for launch, first in enumerate(range(0, t, steps)):
@@ -505,7 +518,7 @@ def forward(
         )
         options = _options(x, lengths, reverse, units)
         if is_resident(units, x.dtype):
-            grid = (triton.cdiv(b, ROWS),)
+            grid = (cdiv(b, ROWS),)
             tile = _resident_tile(units, x.dtype)
             tile = tuned("lstm.resident_forward", x, tile, ("num_warps",), B=b, H=units)
             _resident_forward[grid](*args, t, b, **options, **tile)
@@ -546,7 +559,7 @@ def backward(
         )
         args = (grad_y.contiguous(), grad_h.contiguous())
         if is_resident(units, x.dtype):
-            grid = (triton.cdiv(b, ROWS),)
+            grid = (cdiv(b, ROWS),)
             tile = _resident_tile(units, x.dtype)
             tile = tuned("lstm.resident_backward", x, tile, ("num_warps",), B=b, H=units)
             _resident_backward[grid](*args, grad_c.contiguous(), *rest, t, b, **options, **tile)

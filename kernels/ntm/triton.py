@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.dnc.reference import EPSILON
 from kernels.dnc.triton import content_backward, content_scores, rows_of_tile, warps_of_tile
-from kernels.language import ACCUMULATE, block_of, rounded, scratch, store
+from kernels.language import ACCUMULATE, block_of, next_power_of_2, rounded, scratch, store
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def _address_backward(
 
 
 def _warps(slots: int) -> int:
-    return min(32, max(1, int(triton.next_power_of_2(slots)) // 128))
+    return min(32, max(1, next_power_of_2(slots) // 128))
 
 
 def address_forward(

@@ -554,8 +554,8 @@ def test_registration(kernel):
 def test_registration_of_the_gradients():
     x, weight, _ = (t.requires_grad_() for t in cases.arguments("conv2d", cases.GRADCHECK))
     grad = torch.randn(1, 2, 2, 2).requires_grad_()
-    torch.library.opcheck(op._backward_x_op, (grad, weight, [3, 3], *op.PLAIN))
-    torch.library.opcheck(op._backward_weight_op, (grad, x, [2, 2], *op.PLAIN))
+    torch.library.opcheck(op._backward_x_op.op, (grad, weight, [3, 3], *op.PLAIN))
+    torch.library.opcheck(op._backward_weight_op.op, (grad, x, [2, 2], *op.PLAIN))
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -243,6 +243,9 @@ def test_a_chain_of_steps_stays_in_range_and_is_the_same_in_every_implementation
         want_words, want = dnc.step(state, to, links=links, impl="reference")
         for impl in IMPLS[1:]:
             words, got = dnc.step(state, to, links=links, impl=impl)
+            torch.testing.assert_close(got.usage_BN, want.usage_BN)
+            # Of two slots as empty but for the last bit, either may be the first to be allocated.
+            assume(torch.equal(*(s.usage_BN.argsort(stable=True) for s in (got, want))))
             torch.testing.assert_close(words, want_words, rtol=1e-4, atol=1e-4)
             for a, b in zip(got, want, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -300,11 +300,11 @@ def test_what_ran_is_counted_under_its_name():
 @pytest.mark.parametrize("relu", BOTH_WAYS)
 def test_registration(relu):
     x, weight, bias = tiny(torch.float32)
-    torch.library.opcheck(op._linear_op, (x, weight, bias, relu))
+    torch.library.opcheck(op._linear_op.op, (x, weight, bias, relu))
     grad = torch.randn(3, 2).requires_grad_()
     out = torch.randn(3, 2) if relu else None
-    torch.library.opcheck(op._backward_x_op, (grad, weight, out))
-    torch.library.opcheck(op._backward_weight_op, (grad, x, out))
+    torch.library.opcheck(op._backward_x_op.op, (grad, weight, out))
+    torch.library.opcheck(op._backward_weight_op.op, (grad, x, out))
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])

@@ -53,6 +53,14 @@ def test_the_nearest_sizes_in_the_logarithm_decide(configs):
     assert tuned("op.forward", OnGpu(), DEFAULT, M=600, D=64) == {"BM": 128, "num_warps": 4}
 
 
+def test_a_device_is_asked_for_its_name_once(configs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: asked.append(device) or GPU)
+    for size in (64, 64, 128):
+        tuned("op.forward", OnGpu(), DEFAULT, M=size)
+    assert asked == [OnGpu.device]
+
+
 @pytest.mark.parametrize(
     "other",
     [
