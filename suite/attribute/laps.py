@@ -7,7 +7,6 @@ would replay as CUDA graphs, a lap launches op by op.
 
 import contextlib
 import io
-import resource
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from kernels.bench.providers import CannotRun
 from kernels.bench.timing import make_current
 from suite import provenance
 from suite.attribute.request import Arm
-from suite.gate.probe import Timed, Times, Warm
+from suite.gate.probe import Timed, Times, Warm, delayed_s
 from suite.record import Placement
 from suite.run import Attempt, Meter
 
@@ -42,7 +41,7 @@ class Lap:
         steps: of the task.
         wall_s: seconds.
         cpu_s: of all threads of the process.
-        waits: how often a thread gave the processor back of its own accord.
+        delayed_s: for which the thread was ready to run and had no processor.
         energy_j: joules; None where none are counted.
         elapsed_s: seconds with all that is no training.
     """
@@ -50,7 +49,7 @@ class Lap:
     steps: int
     wall_s: float
     cpu_s: float
-    waits: int
+    delayed_s: float
     energy_j: float | None
     elapsed_s: float
 
@@ -83,7 +82,7 @@ class Laps:
         self.attempt = Attempt(spec, placement=_alone(spec.device, self.threads))
         self.watched = self.attempt.ctx.stopwatch
         self.watched.meters["cpu"] = Meter(time.process_time)
-        self.watched.meters["waits"] = Meter(_waits)
+        self.watched.meters["delayed_s"] = Meter(delayed_s)
         self.rows: Iterator[dict[str, float]] = self.attempt.rows()
         self.at = self._spent(0)
 
@@ -97,7 +96,7 @@ class Laps:
             steps=steps,
             wall_s=self.watched.spent["train"],
             cpu_s=meters["cpu"],
-            waits=int(meters["waits"]),
+            delayed_s=meters["delayed_s"],
             energy_j=meters.get("energy"),
             elapsed_s=0.0,
         )
@@ -209,10 +208,6 @@ class Laps:
         return {op: dict(calls) for op, calls in sorted(self.dispatched.items())}
 
 
-def _waits() -> float:
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw)
-
-
 def _between(before: Lap, now: Lap, elapsed_s: float) -> Lap:
     joules: float | None = None
     if now.energy_j is not None and before.energy_j is not None:
@@ -221,7 +216,7 @@ def _between(before: Lap, now: Lap, elapsed_s: float) -> Lap:
         steps=now.steps - before.steps,
         wall_s=now.wall_s - before.wall_s,
         cpu_s=now.cpu_s - before.cpu_s,
-        waits=now.waits - before.waits,
+        delayed_s=now.delayed_s - before.delayed_s,
         energy_j=joules,
         elapsed_s=elapsed_s,
     )

@@ -282,8 +282,9 @@ def clock_of(laps: Sequence[Lap], device: str) -> Literal["wall", "cpu"]:
     """Which clock decides about laps like these."""
     if device != "cpu":
         return "wall"
-    busiest = max(x.cpu_s / max(x.wall_s, 1e-9) for x in laps)
-    return clock_for(busiest, min(x.waits for x in laps))
+    # The busiest lap: what a processor does in the others, it does not do for want of work.
+    lap = max(laps, key=lambda x: x.cpu_s / max(x.wall_s - x.delayed_s, 1e-9))
+    return clock_for(lap.wall_s, lap.cpu_s, lap.delayed_s)
 
 
 def rounds_of(first: Lap, clock: str) -> int:

@@ -8,7 +8,6 @@ that it wants; another process, of another revision, is timed in between.
 """
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +22,8 @@ WARM_S = 0.1
 FEW, PATIENCE_S = 4, 2.0
 # Seconds of wall, of this process's threads, and of the GPU where it was used.
 Times = tuple[float, float, float | None]
-# The same, and how often a thread gave the processor back of its own accord.
-Warm = tuple[float, float, float | None, int]
+# The same, and seconds for which it was ready to run and had no processor.
+Warm = tuple[float, float, float | None, float]
 # The end of an error that is passed on; the whole is in the process's log.
 MOST_LINES = 12
 
@@ -136,14 +135,13 @@ class Timed:
         for made in range(1, min(most or 1_000, 1_000)):
             if made > 1 and time.perf_counter() - began > (PATIENCE_S if made < FEW else WARM_S):
                 break
-            found = self._watched()
-            least = (*min(least[:3], found[:3]), min(least[3], found[3]))
+            least = min(least, self._watched())
         return least
 
     def _watched(self) -> Warm:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        before = delayed_s()
         times = self.block(1, 0)
-        return *times, resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
+        return *times, delayed_s() - before
 
     def block(self, calls: int, extra: int) -> Times:
         """Seconds of wall, processor and GPU for ``calls`` calls, one call's share of each.
@@ -177,6 +175,18 @@ class Timed:
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         self.called, self.result = True, result
         return wall_s, cpu_s, gpu_s
+
+
+def delayed_s() -> float:
+    """Seconds so far for which this thread was ready to run and had no processor.
+
+    Linux tells; elsewhere 0, and a thread that others kept from computing looks as if it waited.
+    """
+    try:
+        with open("/proc/thread-self/schedstat") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _events() -> list[Any] | None:

@@ -290,25 +290,24 @@ def _held_open(
     return _outcome(last, ready)
 
 
-def clock_for(busy: float, waits: int) -> Literal["wall", "cpu"]:
+def clock_for(wall_s: float, cpu_s: float, delayed_s: float) -> Literal["wall", "cpu"]:
     """Which clock decides: the processor's where one thread computes, and waits for nothing.
 
-    A busy machine takes the processor away from a thread, which then looks as if it waited; but a
-    thread that waits gives it back of its own accord, and the system counts that.
-
     Args:
-        busy: processor time over wall time.
-        waits: how often a thread gave the processor back.
+        wall_s: of a call.
+        cpu_s: of all threads.
+        delayed_s: for which the calling thread was ready and had no processor: it is the machine
+            that is busy then, and the thread does not wait.
     """
-    patient = waits > 0 and busy < ONE_THREAD[0]
-    return "wall" if patient or busy > ONE_THREAD[1] else "cpu"
+    busy = cpu_s / max(wall_s - delayed_s, 1e-9)
+    return "cpu" if ONE_THREAD[0] <= busy <= ONE_THREAD[1] else "wall"
 
 
 def subject_of(
-    wall_s: float, cpu_s: float, gpu_s: float | None, waits: int, *, most: int | None = None
+    wall_s: float, cpu_s: float, gpu_s: float | None, delayed_s: float, *, most: int | None = None
 ) -> Subject:
     """How a benchmark is timed whose call takes so long, and may be made so often."""
-    clock = clock_for(cpu_s / max(wall_s, 1e-9), waits)
+    clock = clock_for(wall_s, cpu_s, delayed_s)
     cost_s = max(cpu_s if clock == "cpu" and gpu_s is None else wall_s, 1e-9)
     calls = max(1, math.ceil(BLOCK_S / cost_s))
     # Slow calls get fewer of everything, so that no benchmark takes much longer than another.
