@@ -112,6 +112,22 @@ def floor(pairs: Sequence[float]) -> float | None:
     return math.expm1(max(abs(found.low), abs(found.high)))
 
 
+def detectable(
+    y: Sequence[float], pairs: int, m: float | None = None, share: float = ALPHA
+) -> float:
+    """The least slowdown that so many pairs which vary like these find in 80 % of sessions.
+
+    Args:
+        y: ln(candidate / base) of pairs.
+        pairs: of a session.
+        m: its margin; the least one when None.
+        share: the level that the session leaves for this benchmark.
+    """
+    needed = -(ndtri(share) + ndtri(1 - POWER))
+    edge = math.log1p(LEAST_MARGIN if m is None else m)
+    return math.expm1(edge + needed * _spread(y) / math.sqrt(EFFICIENCY * pairs))
+
+
 def fewest_pairs(alpha: float) -> int:
     """With fewer, no timings whatever can reject: p is at least 2^-n."""
     return math.ceil(-math.log2(alpha))
@@ -142,15 +158,14 @@ def _decided(
     share: float,
 ) -> Decision:
     found = hodges_lehmann_interval(y)
-    spread = _spread(y)
     edge = math.log1p(LEAST_MARGIN if m is None else m)
-    needed = -(ndtri(share) + ndtri(1 - POWER))
-    detectable = edge + needed * spread / math.sqrt(EFFICIENCY * len(y))
     verdict, more, why = INFORMATIONAL, None, "noisier than any margin worth having"
     if m is not None and p_slower is not None and p_faster is not None:
         verdict = _verdict(y, edge, p_slower, p_faster, alpha)
         more = (
-            _more(found.estimate, edge, spread, len(y), share) if verdict == INCONCLUSIVE else None
+            _more(found.estimate, edge, _spread(y), len(y), share)
+            if verdict == INCONCLUSIVE
+            else None
         )
         why = ""
         if verdict == INCONCLUSIVE and 2.0 ** -len(y) > share:
@@ -164,7 +179,7 @@ def _decided(
         margin=LEAST_MARGIN if m is None else m,
         p_slower=1.0 if p_slower is None else p_slower,
         p_faster=1.0 if p_faster is None else p_faster,
-        detectable=math.expm1(detectable),
+        detectable=detectable(y, len(y), m, share),
         more_pairs=more,
         why=why,
     )

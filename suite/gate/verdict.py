@@ -139,12 +139,13 @@ def floors(store: Store, cpu: str) -> dict[str, float]:
     pairs: dict[str, list[float]] = {}
     for records in sessions(store).values():
         blocks = [r.ab_block for r in records if r.ab_block and r.nodes[0].cpu_model == cpu]
-        for name, y in log_ratios([b for b in blocks if _same(b)]).items():
+        for name, y in log_ratios([b for b in blocks if same_code(b)]).items():
             pairs.setdefault(name, []).extend(y)
     return {n: f for n, y in sorted(pairs.items()) if (f := floor(y)) is not None}
 
 
-def _same(block: AbBlock) -> bool:
+def same_code(block: AbBlock) -> bool:
+    """Whether a pair compares a revision with itself."""
     base, cand = block.base, block.cand
     return base.commit == cand.commit and base.diff_sha256 == cand.diff_sha256
 

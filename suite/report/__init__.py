@@ -18,8 +18,9 @@ from typing import Any
 
 from suite import provenance
 from suite.gate import verdict
+from suite.gate.verdict import same_code
 from suite.record import Record
-from suite.report import attribution, faults, files, kernels, series, sweeps, tables
+from suite.report import attribution, faults, files, kernels, noise, series, sweeps, tables
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
@@ -30,7 +31,7 @@ PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
-TABLE_NAME = re.compile(r"(attribution|ch\d\d|claims|faults|index|kernels)\.(md|csv)")
+TABLE_NAME = re.compile(r"(attribution|ch\d\d|claims|faults|index|kernels|noise)\.(md|csv)")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def build(store: Store) -> Report:
     derived = tables.derive(records)
     texts = files.render(derived, _notes(records, rejected)) | kernels.render(records)
     texts |= faults.render(faults.newest(records)) | attribution.render(records)
+    texts |= noise.render(noise.ledger(records))
     return Report(tuple(records), tuple(rejected), derived, texts)
 
 
@@ -169,7 +171,9 @@ def embedded(text: str, report: Report, prefix: str) -> str:
 def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
     """What the overview has to say beside its rows."""
     tabulated, struck = ("train", "micro", "check", "attribution"), faults.newest(records)
-    kinds = Counter(r.kind for r in records if r.kind not in tabulated and r not in struck)
+    same = [r for r in records if r.ab_block and same_code(r.ab_block)]
+    shown = {r.record_id for r in (*struck, *same)}
+    kinds = Counter(r.kind for r in records if r.kind not in tabulated and r.record_id not in shown)
     foreign = sum(r.micro is not None and r.micro.producer == "foreign" for r in records)
     timed = any(r.kind in ("micro", "check") for r in records)
     attributed = any(r.kind == "attribution" for r in records)
@@ -178,6 +182,7 @@ def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]
         *(["What the kernels cost: tables/kernels.md."] if timed else []),
         *(["What they do to the tasks: tables/attribution.md."] if attributed else []),
         *([f"{plural(len(struck), 'fault')} on purpose: see faults.md."] if struck else []),
+        *(["How benchmarks vary by themselves: tables/noise.md."] if same else []),
         *([f"{plural(foreign, 'foreign benchmark')} left out."] if foreign else []),
         *(
             f"{plural(n, f'{kind} record')}, not tabulated here."

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from suite import report
 from suite.cli import app
 from suite.gate import show, verdict
 from suite.gate.compare import compare
@@ -262,6 +263,11 @@ def test_a_revision_against_itself_gives_a_floor(tmp_path):
         store.put(_record(block, Plan(), "2026-01-01T00:00:00.000Z", 1.0, node))
     assert verdict.floors(store, node.cpu_model) == {"a": pytest.approx(0.03)}
     assert verdict.floors(store, "another processor") == {}
+    found = report.write(store)
+    assert "tables/noise.md" in found.files["tables/index.md"]
+    [row] = [r for r in found.files["tables/noise.md"].splitlines() if "`a`" in r]
+    assert "| wall | 1.00 s | 7 | 3.0 % | 3.0 % | yes |" in row
+    assert not report.check(store)
 
 
 def test_a_session_ends_at_the_look_that_settles_it(repo, tmp_path, monkeypatch):

@@ -1,0 +1,61 @@
+"""The rule of decision on timings that were taken: the published pairs of the same code.
+
+A session is simulated by drawing pairs with replacement, the same ones for all of its benchmarks,
+so that what fell on all of them at once falls on them together here too. Only of timings that one
+thread's processor time decides: a clock on the wall promises nothing on a busy machine.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from suite.gate import verdict
+from suite.gate.decide import ALPHA, IMPROVED, REGRESSED, decide
+from suite.gate.session import PAIRS, log_ratios
+from suite.store import Store
+
+RESULTS = Path(__file__).parents[2] / "results"
+SESSIONS = 300
+
+
+@pytest.fixture(scope="module")
+def ledger():
+    """Benchmark -> ln(candidate / base) of each pair of the longest A/A session."""
+    kept = verdict.sessions(Store(str(RESULTS))).values()
+    blocks = max(([r.ab_block for r in records] for records in kept), key=len)
+    assert all(verdict.same_code(b) for b in blocks)
+    clocks = {c.benchmark: c.clock for b in blocks for c in b.comparisons}
+    found = {n: np.asarray(y) for n, y in log_ratios(blocks).items() if clocks[n] == "cpu"}
+    assert len(blocks) >= 3 * PAIRS
+    assert len(found) >= 5
+    assert all(len(y) == len(blocks) for y in found.values())
+    return found
+
+
+def drawn(ledger):
+    """The pairs of each session."""
+    r = np.random.default_rng(0)
+    n = len(next(iter(ledger.values())))
+    for _ in range(SESSIONS):
+        at = r.integers(0, n, PAIRS)
+        yield {name: y[at] for name, y in ledger.items()}
+
+
+def test_the_same_code_raises_an_alarm_in_at_most_one_session_of_a_hundred(ledger):
+    alarms = sum(
+        any(d.verdict in (REGRESSED, IMPROVED) for d in decide(pairs).values())
+        for pairs in drawn(ledger)
+    )
+    assert alarms <= 0.01 * SESSIONS
+
+
+@pytest.mark.parametrize(("change", "share"), [(0.1, 0.95), (0.2, 0.99)])
+def test_a_slowdown_of_one_benchmark_is_found(ledger, change, share):
+    """Where the others have not changed, Holm's first step leaves it an equal share of the level."""
+    alpha = ALPHA / len(ledger)
+    sessions = list(drawn(ledger))
+    for name in ledger:
+        found = [decide({name: p[name] + math.log1p(change)}, alpha=alpha) for p in sessions]
+        assert sum(d[name].verdict == REGRESSED for d in found) >= share * SESSIONS, name
