@@ -53,7 +53,7 @@ def test_the_same_code_raises_an_alarm_in_at_most_one_session_of_a_hundred(ledge
 
 @pytest.mark.parametrize(("change", "share"), [(0.1, 0.95), (0.2, 0.99)])
 def test_a_slowdown_of_one_benchmark_is_found(ledger, change, share):
-    """Where the others have not changed, Holm's first step leaves it an equal share of the level."""
+    """Where the others have not changed, Holm leaves it an equal share of the level."""
     alpha = ALPHA / len(ledger)
     sessions = list(drawn(ledger))
     for name in ledger:
