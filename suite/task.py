@@ -276,6 +276,7 @@ def _roots() -> list[Path]:
     return [Path(p) for p in importlib.import_module("tasks").__path__]
 
 
+@functools.cache
 def _files(name: str) -> list[Path]:
     """The files of that name, or glob, in the chapters' folders; of two the one an import gets."""
     found = {p.parts[-2:]: p for r in reversed(_roots()) for p in r.glob(f"ch[0-9][0-9]_*/{name}")}

@@ -12,9 +12,12 @@ from kernels.bench.providers import CannotRun, providers
 from kernels.bench.workload import workloads
 from suite import data, record, stats
 from suite.plan import expand
+from suite.record import Placement
 from suite.run import execute, warm_up
 from suite.store import Store
 
+# Of one thread: what two share depends on what else the machine does.
+ONE = Placement(scheduler="inline", workers=1, cpus=1, gpus=0.0, colocated_runs=0, contended=False)
 OPS = ("dnc.step", "ntm.address", "lstm.lstm", "attention.attention", "conv2d.conv2d")
 
 
@@ -41,12 +44,12 @@ def spec():
 
 def test_engine(benchmark, spec):
     """One run of a task that does next to nothing: plan, clock, checks, record."""
-    benchmark(execute, spec)
+    benchmark(execute, spec, placement=ONE)
 
 
 def test_record(benchmark, spec, tmp_path):
     """A record to the store and back."""
-    made, store = execute(spec), Store(str(tmp_path))
+    made, store = execute(spec, placement=ONE), Store(str(tmp_path))
 
     def there_and_back():
         store.put(made)

@@ -144,6 +144,7 @@ def test_of_two_files_of_one_name_all_look_at_the_one_that_is_imported(tmp_path,
         (tmp_path / file).touch()
     roots = [*task._roots(), tmp_path]
     monkeypatch.setattr(task, "_roots", lambda: roots)
+    monkeypatch.setattr(task, "_files", task._files.__wrapped__)
     assert task.source_path(name) == ours
     assert task.names().count(name) == 1
     assert task.names()[-1] == "ch99.new"
