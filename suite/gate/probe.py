@@ -41,6 +41,7 @@ class Probe:
         from pytest_benchmark.fixture import BenchmarkFixture
 
         self.link = link
+        self.cores = _cores()
         self.failed = self.skipped = ""
         probe = self
 
@@ -96,6 +97,7 @@ class Probe:
         while True:
             request = self.link.recv()
             if request[0] == "leave":
+                _keep_to(self.cores)
                 # A test that was never timed here still needs what its function returns.
                 if not timed.called:
                     timed.block(1, 0)
@@ -103,7 +105,8 @@ class Probe:
             if request[0] == "warm":
                 self.link.send(("warm", timed.warm(most)))
             else:
-                _, calls, blocks, extra = request
+                _, calls, blocks, extra, core = request
+                _keep_to(self.cores if core is None else {core})
                 self.link.send(("times", [timed.block(calls, extra) for _ in range(blocks)]))
 
 
@@ -175,6 +178,16 @@ class Timed:
         wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
         self.called, self.result = True, result
         return wall_s, cpu_s, gpu_s
+
+
+def _cores() -> set[int]:
+    """The cores that this thread may use; none where the system does not tell."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+
+
+def _keep_to(cores: set[int]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def delayed_s() -> float:

@@ -7,6 +7,9 @@ value is the ratio of their quickest times, of processor and wall time the 5th p
 whose neighbour computes is up to twice as slow by its own clock too, for tenths of a second at a
 time, and a median depends on which side that fell on. What the code itself costs is in every block.
 
+What one thread computes is timed on one and the same core, drawn for each pair: of two cores one
+may be the slower for seconds.
+
 A third process of the base, the twin, is timed against the base on one of the benchmarks: as it is,
 which must not raise an alarm, and with every fifth call made once more, which must.
 """
@@ -15,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import random
 import re
 import tempfile
@@ -36,6 +40,8 @@ BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 10
 SIDE_S = 1.0  # Of slow benchmarks a process measures about so much.
 QUICK = 0.05  # Of processor and wall times, this quantile.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
+# None where the system lets nobody choose.
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 # Up to one processor's time and not much less than the wall's: one thread that computes.
 ONE_THREAD = (0.75, 1.1)
 TIMEOUT_S = 900.0
@@ -179,11 +185,13 @@ class _Bench:
     def pair(self, session: str, number: int, found: Found, order: random.Random) -> AbBlock:
         """Time every benchmark once in fresh processes of both revisions."""
         starters = {n: order.random() < 0.5 for n in found.subjects}
+        cores = {n: order.choice(CORES) for n in found.subjects if CORES}
         made: list[AbComparison] = []
 
         def compare(sides: Mapping[str, Side], name: str) -> None:
             self.listen("pair", number, name)
-            made.extend(self._compared(found, starters[name], sides, name))
+            one = cores.get(name) if found.subjects[name].clock == "cpu" else None
+            made.extend(self._compared(found, starters[name], one, sides, name))
 
         def once() -> None:
             made.clear()
@@ -257,18 +265,23 @@ class _Bench:
         found.subjects[name] = subject_of(*times, most=sides["base"].most)
 
     def _compared(
-        self, found: Found, base_first: bool, sides: Mapping[str, Side], name: str
+        self,
+        found: Found,
+        base_first: bool,
+        core: int | None,
+        sides: Mapping[str, Side],
+        name: str,
     ) -> list[AbComparison]:
         """Time a benchmark, and where there is a twin, the controls."""
         subject = found.subjects[name]
         if subject.warms:
             for side in sides.values():
                 side.ask("warm")
-        made = [_timed(name, "none", sides["base"], sides["cand"], subject, base_first)]
+        made = [_timed(name, "none", sides["base"], sides["cand"], subject, base_first, core)]
         if twin := sides.get("twin"):
             fifths = dataclasses.replace(subject, calls=SLOWED * math.ceil(subject.calls / SLOWED))
             for control in ("aa", "slowed"):
-                made.append(_timed(name, control, sides["base"], twin, fifths, base_first))
+                made.append(_timed(name, control, sides["base"], twin, fifths, base_first, core))
         return made
 
 
@@ -332,15 +345,22 @@ def subject_of(
 
 
 def _timed(
-    name: str, control: Control, base: Side, cand: Side, subject: Subject, base_first: bool
+    name: str,
+    control: Control,
+    base: Side,
+    cand: Side,
+    subject: Subject,
+    base_first: bool,
+    core: int | None,
 ) -> AbComparison:
-    """Time two processes in turn."""
+    """Time two processes in turn, both on one core if one is given."""
     first, second = (base, cand) if base_first else (cand, base)
     turns = [first, second, second, first] * subject.rounds or [first, second]
     extra = {id(cand): subject.calls // SLOWED if control == "slowed" else 0}
     spent: dict[int, list[Any]] = {id(base): [], id(cand): []}
     for side in turns:
-        _, times = side.ask("time", subject.calls, subject.blocks, extra.get(id(side), 0))
+        extras = extra.get(id(side), 0)
+        _, times = side.ask("time", subject.calls, subject.blocks, extras, core)
         spent[id(side)] += times
     return AbComparison(
         benchmark=name,
