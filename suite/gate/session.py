@@ -421,7 +421,11 @@ def log_ratios(blocks: Sequence[AbBlock], control: Control = "none") -> dict[str
     return found
 
 
+def times_of(arm: AbArm, clock: str) -> list[float]:
+    """A side's times by the clock that decides."""
+    return {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
+
+
 def quickest(arm: AbArm, clock: str) -> float:
     """A side's time where nothing disturbs it; of a GPU, which nothing else uses, the median."""
-    times = {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
-    return float(np.quantile(times, 0.5 if clock == "gpu" else QUICK))
+    return float(np.quantile(times_of(arm, clock), 0.5 if clock == "gpu" else QUICK))

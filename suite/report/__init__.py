@@ -18,7 +18,6 @@ from typing import Any
 
 from suite import provenance
 from suite.gate import verdict
-from suite.gate.verdict import same_code
 from suite.record import Record
 from suite.report import attribution, faults, files, kernels, noise, series, sweeps, tables
 from suite.report.tables import Line, Tables
@@ -171,7 +170,7 @@ def embedded(text: str, report: Report, prefix: str) -> str:
 def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
     """What the overview has to say beside its rows."""
     tabulated, struck = ("train", "micro", "check", "attribution"), faults.newest(records)
-    same = [r for r in records if r.ab_block and same_code(r.ab_block)]
+    same = [r for r in records if r.ab_block and verdict.same_code(r.ab_block)]
     shown = {r.record_id for r in (*struck, *same)}
     kinds = Counter(r.kind for r in records if r.kind not in tabulated and r.record_id not in shown)
     foreign = sum(r.micro is not None and r.micro.producer == "foreign" for r in records)

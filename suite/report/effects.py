@@ -16,6 +16,7 @@ import numpy as np
 
 from suite.attribute.request import CONTROL, without
 from suite.gate.decide import Decision, decide
+from suite.gate.session import times_of
 from suite.record import FINISHED, AbArm, Attribution, OpCall, Record
 from suite.report.series import device_of, machine_of, overrides_of, was_timed
 from suite.stats import Interval, hodges_lehmann_interval, wilcoxon_signed_rank
@@ -264,8 +265,7 @@ def _typical(arm: AbArm, clock: str, rounds: int) -> "np.ndarray[Any, np.dtype[n
     Of processor and GPU times the median. Of wall times the 20th percentile: what else the machine
     does only ever adds to them.
     """
-    times = {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
-    by_round = np.asarray(times).reshape(rounds, -1)
+    by_round = np.asarray(times_of(arm, clock)).reshape(rounds, -1)
     return np.asarray(np.quantile(by_round, 0.2 if clock == "wall" else 0.5, axis=1))
 
 
