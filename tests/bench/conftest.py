@@ -1,6 +1,8 @@
 """What pytest-benchmark's files lack: which benchmarks there were, and on what they ran."""
 
 import dataclasses
+import statistics
+import time
 
 import pytest
 
@@ -49,6 +51,33 @@ def described(benchmark):
         }
 
     return describe
+
+
+@pytest.fixture
+def in_turn(benchmark):
+    """Time two callables in adjacent pairs, either first in turn, and write down their ratio.
+
+    It takes their names and the callables, and how many pairs; the ratio is the first one's time
+    over the second one's. Given back are the seconds of each pair, by name.
+    """
+
+    def timed(sides, pairs, seen=lambda name, result: None):
+        seconds = []
+        for i in range(pairs):
+            took = {}
+            for name in list(sides)[:: 1 if i % 2 else -1]:
+                began = time.perf_counter()
+                result = sides[name]()
+                took[name] = time.perf_counter() - began
+                seen(name, result)
+            seconds.append(took)
+        left, right = sides
+        ratios = [took[left] / took[right] for took in seconds]
+        benchmark.extra_info["ratio"] = statistics.median(ratios)
+        benchmark.extra_info["ratio_quartiles"] = statistics.quantiles(ratios)[::2]
+        return seconds
+
+    return timed
 
 
 def _accuracy(found):

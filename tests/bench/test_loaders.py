@@ -1,7 +1,7 @@
 """An epoch from each loader of ch05.dataloader, in turn. Read the ratios; nothing fails by them."""
 
+import functools
 import statistics
-import time
 
 import pytest
 import torch
@@ -27,41 +27,22 @@ def _epoch(cfg, pictures, ram):
 
 
 @pytest.mark.parametrize("workers", WORKERS)
-def test_rows_in_memory_against_a_dataloader(benchmark, pictures, workers):
+def test_rows_in_memory_against_a_dataloader(benchmark, in_turn, pictures, workers):
     """Seconds an epoch of a DataLoader over those of rows of one tensor, in adjacent pairs."""
     loader = dataloader.Config(workers=workers)
     rows = dataloader.Config(loader="in_ram")
     ram = dataloader.in_memory(dataloader.Pictures(*pictures, 0), torch.device("cpu"))
     assert _epoch(loader, pictures, None) == _epoch(rows, pictures, ram) == len(pictures[1])
-    seconds = []
-    for i in range(ROUNDS):
-        pair = {}
-        for cfg in (loader, rows) if i % 2 else (rows, loader):
-            began = time.perf_counter()
-            _epoch(cfg, pictures, ram)
-            pair[cfg.loader] = time.perf_counter() - began
-        seconds.append(pair)
-    ratios = [pair["workers"] / pair["in_ram"] for pair in seconds]
-    benchmark.extra_info["ratio"] = statistics.median(ratios)
-    benchmark.extra_info["ratio_quartiles"] = statistics.quantiles(ratios)[::2]
+    sides = {c.loader: functools.partial(_epoch, c, pictures, ram) for c in (loader, rows)}
+    seconds = in_turn(sides, ROUNDS)
     benchmark.extra_info["images_per_s"] = {
-        name: len(pictures[1]) / statistics.median(pair[name] for pair in seconds)
-        for name in ("workers", "in_ram")
+        name: len(pictures[1]) / statistics.median(pair[name] for pair in seconds) for name in sides
     }
     benchmark.pedantic(_epoch, (loader, pictures, None), rounds=1)
 
 
-def test_workers_against_the_training_process(benchmark, pictures):
+def test_workers_against_the_training_process(benchmark, in_turn, pictures):
     """Seconds an epoch without workers over those with two, in adjacent pairs."""
     configs = [dataloader.Config(workers=w) for w in (0, 2)]
-    ratios = []
-    for i in range(ROUNDS):
-        pair = {}
-        for cfg in configs[:: 1 if i % 2 else -1]:
-            began = time.perf_counter()
-            _epoch(cfg, pictures, None)
-            pair[cfg.workers] = time.perf_counter() - began
-        ratios.append(pair[0] / pair[2])
-    benchmark.extra_info["ratio"] = statistics.median(ratios)
-    benchmark.extra_info["ratio_quartiles"] = statistics.quantiles(ratios)[::2]
+    in_turn({c.workers: functools.partial(_epoch, c, pictures, None) for c in configs}, ROUNDS)
     benchmark.pedantic(_epoch, (configs[1], pictures, None), rounds=1)
