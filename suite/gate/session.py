@@ -2,10 +2,11 @@
 
 Each pair is a fresh process of either revision, because what a process is given once (addresses,
 hash seeds, the layout of its memory) shifts all its timings together. Within a pair the two are
-timed in turn, A B B A or B A A B, a few hundredths of a second each and many times over. The pair's
-value is the ratio of their quickest times, of processor and wall time the 5th percentile: a core
+timed in turn, A B B A or B A A B, a few hundredths of a second each and many times over. A core
 whose neighbour computes is up to twice as slow by its own clock too, for tenths of a second at a
-time, and a median depends on which side that fell on. What the code itself costs is in every block.
+time, and a median depends on which side that fell on. What the code itself costs is in every block,
+so the pair's value is how far apart the quick ends of the two sides' times lie; and rounds go on
+until either side was at its speed for a while, which does not depend on which side is the slower.
 
 What one thread computes is timed on one and the same core, drawn for each pair: of two cores one
 may be the slower for seconds.
@@ -36,9 +37,14 @@ from suite.record import AbArm, AbBlock, AbComparison, AbRevision, utc
 PAIRS = 12
 # A block of calls is one measurement; a visit is what a process measures before it is the other's
 # turn; a round is two visits of each.
-BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 10
-SIDE_S = 1.0  # Of slow benchmarks a process measures about so much.
-QUICK = 0.05  # Of processor and wall times, this quantile.
+BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 8
+SIDE_S = 0.8  # Of slow benchmarks a process measures about so much.
+# Up to so many times the rounds, until either side had this many visits near its own best speed.
+PATIENCE, AT_SPEED, NEAR = 2.5, 4, 1.05
+# A side's best speed is that of its third quickest visit, in the pair where it is the quickest: the
+# first may be a fluke.
+FLUKES = 2
+QUICK = np.linspace(0.05, 0.30, 11)  # Of processor and wall times, these quantiles.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
 # None where the system lets nobody choose.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -48,6 +54,9 @@ TIMEOUT_S = 900.0
 ATTEMPTS = 3
 
 Control = Literal["none", "aa", "slowed"]
+# Seconds of wall, processor and GPU of a block's call; the blocks of each visit.
+Times = tuple[float, float, float | None]
+Visits = Sequence[Sequence[Times]]
 Listener = Callable[[str, int, str], None]
 
 
@@ -80,6 +89,7 @@ class Subject:
         calls: of one block.
         blocks: of one visit.
         rounds: of one pair; 0 where it may be called but once: then each side has one visit.
+        most_rounds: of a pair whose sides were not long at their speed.
         clock: what decides: ``cpu`` for one thread that computes, ``gpu`` where a GPU works,
             else ``wall``.
         warms: whether it may be called before it is timed.
@@ -89,6 +99,7 @@ class Subject:
     calls: int
     blocks: int
     rounds: int
+    most_rounds: int
     clock: Literal["wall", "cpu", "gpu"]
     warms: bool
     cost_s: float
@@ -162,6 +173,7 @@ class _Bench:
         self.trees = {"base": base, "cand": cand, "twin": base}
         self.plan, self.folder, self.listen = plan, folder, listen
         self.started = 0
+        self.speeds: dict[tuple[str, Control], Speeds] = {}
 
     def scout(self) -> Found:
         """See which benchmarks both revisions have, and how long a call of each takes."""
@@ -277,16 +289,84 @@ class _Bench:
         if subject.warms:
             for side in sides.values():
                 side.ask("warm")
-        made = [_timed(name, "none", sides["base"], sides["cand"], subject, base_first, core)]
+        pair = sides["base"], sides["cand"]
+        made = [self._timed(name, "none", *pair, subject, base_first, core)]
         if twin := sides.get("twin"):
             fifths = dataclasses.replace(subject, calls=SLOWED * math.ceil(subject.calls / SLOWED))
+            pair = sides["base"], twin
             for control in ("aa", "slowed"):
-                made.append(_timed(name, control, sides["base"], twin, fifths, base_first, core))
+                made.append(self._timed(name, control, *pair, fifths, base_first, core))
         return made
+
+    def _timed(
+        self,
+        name: str,
+        control: Control,
+        base: Side,
+        cand: Side,
+        subject: Subject,
+        base_first: bool,
+        core: int | None,
+    ) -> AbComparison:
+        """Time two processes in turn, both on one core if one is given."""
+        first, second = (base, cand) if base_first else (cand, base)
+        turns = [first, second, second, first] if subject.rounds else [first, second]
+        slowed = {id(cand): subject.calls // SLOWED if control == "slowed" else 0}
+        visits: dict[int, list[list[Times]]] = {id(base): [], id(cand): []}
+        speeds = self.speeds.setdefault((name, control), Speeds())
+        rounds = 0
+        while rounds < max(1, subject.rounds) or (
+            rounds < subject.most_rounds
+            and not speeds.reached(visits[id(base)], visits[id(cand)], subject.clock)
+        ):
+            for side in turns:
+                extra = slowed.get(id(side), 0)
+                _, times = side.ask("time", subject.calls, subject.blocks, extra, core)
+                visits[id(side)].append(times)
+            rounds += 1
+        speeds.learn(visits[id(base)], visits[id(cand)], subject.clock)
+        return AbComparison(
+            benchmark=name,
+            control=control,
+            clock=subject.clock,
+            calls=subject.calls,
+            rounds=rounds,
+            base_first=base_first,
+            base=arm_of([t for visit in visits[id(base)] for t in visit]),
+            cand=arm_of([t for visit in visits[id(cand)] for t in visit]),
+        )
 
 
 class _Killed(Exception):
     """A process ended in the middle of a benchmark."""
+
+
+class Speeds:
+    """How quick the two sides of a benchmark are when nothing disturbs them, as far as is known."""
+
+    def __init__(self) -> None:
+        self.best = [math.inf, math.inf]
+
+    def reached(self, base: Visits, cand: Visits, clock: str) -> bool:
+        """Whether both were at their speed for a while; the two are never compared."""
+        return all(
+            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= AT_SPEED
+            for best, times in zip(self.best, self._quickest(base, cand, clock), strict=True)
+        )
+
+    def learn(self, base: Visits, cand: Visits, clock: str) -> None:
+        """Keep what a pair showed."""
+        found = map(_speed, self._quickest(base, cand, clock))
+        self.best = [min(known, new) for known, new in zip(self.best, found, strict=True)]
+
+    @staticmethod
+    def _quickest(base: Visits, cand: Visits, clock: str) -> list[list[float]]:
+        """Of each visit the quickest block."""
+        return [[min(times_of(arm_of(v), clock)) for v in visits] for visits in (base, cand)]
+
+
+def _speed(times: Sequence[float]) -> float:
+    return sorted(times)[min(FLUKES, len(times) - 1)]
 
 
 def _held_open(
@@ -326,10 +406,11 @@ def subject_of(
     # Slow calls get fewer of everything, so that no benchmark takes much longer than another.
     blocks = max(1, min(BLOCKS, round(BLOCKS * BLOCK_S / (calls * cost_s))))
     rounds = max(1, min(ROUNDS, round(SIDE_S / (2 * calls * blocks * cost_s))))
+    most_rounds = rounds if gpu_s is not None else round(PATIENCE * rounds)
     warms = True
     if most is not None:
         # As often as the test itself would call it: what it counts on may be used up by then.
-        rounds = max(1, min(rounds, most // 2))
+        rounds = most_rounds = max(1, min(rounds, most // 2))
         visits = 2 * rounds if most >= 2 else 1
         calls = max(1, min(calls, most // visits))
         blocks = max(1, min(blocks, most // (visits * calls)))
@@ -338,43 +419,14 @@ def subject_of(
         calls,
         blocks,
         0 if most == 1 else rounds,
+        most_rounds,
         "gpu" if gpu_s is not None else clock,
         warms,
         cost_s,
     )
 
 
-def _timed(
-    name: str,
-    control: Control,
-    base: Side,
-    cand: Side,
-    subject: Subject,
-    base_first: bool,
-    core: int | None,
-) -> AbComparison:
-    """Time two processes in turn, both on one core if one is given."""
-    first, second = (base, cand) if base_first else (cand, base)
-    turns = [first, second, second, first] * subject.rounds or [first, second]
-    extra = {id(cand): subject.calls // SLOWED if control == "slowed" else 0}
-    spent: dict[int, list[Any]] = {id(base): [], id(cand): []}
-    for side in turns:
-        extras = extra.get(id(side), 0)
-        _, times = side.ask("time", subject.calls, subject.blocks, extras, core)
-        spent[id(side)] += times
-    return AbComparison(
-        benchmark=name,
-        control=control,
-        clock=subject.clock,
-        calls=subject.calls,
-        rounds=max(1, subject.rounds),
-        base_first=base_first,
-        base=arm_of(spent[id(base)]),
-        cand=arm_of(spent[id(cand)]),
-    )
-
-
-def arm_of(times: Sequence[tuple[float, float, float | None]]) -> AbArm:
+def arm_of(times: Sequence[Times]) -> AbArm:
     """The blocks of a process as a record has them; of a GPU only where all of them have one."""
     gpu = [t[2] for t in times if t[2] is not None]
     return AbArm(
@@ -416,9 +468,16 @@ def log_ratios(blocks: Sequence[AbBlock], control: Control = "none") -> dict[str
     for block in blocks:
         for c in block.comparisons:
             if c.control == control:
-                ratio = quickest(c.cand, c.clock) / quickest(c.base, c.clock)
-                found.setdefault(c.benchmark, []).append(math.log(ratio))
+                found.setdefault(c.benchmark, []).append(log_ratio(c))
     return found
+
+
+def log_ratio(c: AbComparison) -> float:
+    """ln(candidate / base) of a pair: the median over what their quick times differ by.
+
+    One quantile may lie where a side's times jump, between those of a free and a disturbed core.
+    """
+    return float(np.median(np.log(_quick(c.cand, c.clock) / _quick(c.base, c.clock))))
 
 
 def times_of(arm: AbArm, clock: str) -> list[float]:
@@ -426,6 +485,11 @@ def times_of(arm: AbArm, clock: str) -> list[float]:
     return {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
 
 
-def quickest(arm: AbArm, clock: str) -> float:
-    """A side's time where nothing disturbs it; of a GPU, which nothing else uses, the median."""
-    return float(np.quantile(times_of(arm, clock), 0.5 if clock == "gpu" else QUICK))
+def typical(arm: AbArm, clock: str) -> float:
+    """A call's time on a side where nothing disturbs it."""
+    return float(np.median(_quick(arm, clock)))
+
+
+def _quick(arm: AbArm, clock: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """Quick times of a side; of a GPU, which nothing else uses, the median."""
+    return np.quantile(times_of(arm, clock), [0.5] if clock == "gpu" else QUICK)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from suite.gate.decide import INFORMATIONAL, Decision, decide, detectable, floor, margin
-from suite.gate.session import PAIRS, log_ratios, quickest
+from suite.gate.session import PAIRS, log_ratios, typical
 from suite.gate.verdict import same_code
 from suite.record import AbBlock, Record
 from suite.report import text
@@ -70,7 +70,7 @@ def _noise(machine: str, name: str, y: Sequence[float], blocks: Sequence[AbBlock
         machine=machine,
         benchmark=name,
         clock=timed[-1].clock,
-        seconds=float(np.median([quickest(c.base, c.clock) for c in timed])),
+        seconds=float(np.median([typical(c.base, c.clock) for c in timed])),
         spread=float(np.expm1(np.median(np.abs(y)))),
         floor=found,
         decision=decision,

@@ -13,7 +13,7 @@ from suite.cli import app
 from suite.gate import show, verdict
 from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
-from suite.gate.session import ROUNDS, NothingToCompare, Plan, log_ratios, subject_of
+from suite.gate.session import ROUNDS, NothingToCompare, Plan, Speeds, log_ratios, subject_of
 from suite.gate.side import SideDied
 from suite.gate.trees import requirements, trees
 from suite.store import Store
@@ -331,7 +331,7 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
     from suite.record import AbArm, AbBlock, AbComparison, AbRevision
 
     revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
-    quiet, disturbed = [1.0] * 40, [2.0] * 34 + [1.0] * 6
+    quiet, disturbed = [1.0] * 40, [2.0] * 30 + [1.0] * 10
     compared = AbComparison(
         benchmark="a", control="none", clock="cpu", calls=1, rounds=10, base_first=True,
         base=AbArm(wall_s=quiet, cpu_s=quiet),
@@ -341,6 +341,32 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
         session="s", pair=1, base=revision, cand=revision, comparisons=[compared], outcomes={}
     )
     assert log_ratios([block]) == {"a": [pytest.approx(math.log(1.1))]}
+
+
+def visits(*seconds):
+    return [[(s, s, None), (2 * s, 2 * s, None)] for s in seconds]
+
+
+@pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])
+def test_a_pair_goes_on_until_both_sides_were_at_their_own_speed(slower):
+    speeds = Speeds()
+    quick, disturbed = [1.0, 1.04, 1.0, 1.02], [1.9, 1.5, 1.7, 1.5, 1.6]
+    speeds.learn(visits(*quick), visits(*(slower * t for t in quick)), "cpu")
+    for base, cand, reached in (
+        (quick, quick, True),
+        (disturbed, quick, False),
+        (quick, disturbed, False),
+        (disturbed + quick[:3], quick, False),
+        (disturbed + quick, quick, True),
+    ):
+        cand = [slower * t for t in cand]
+        assert speeds.reached(visits(*base), visits(*cand), "cpu") == reached
+
+
+def test_one_quick_block_is_not_a_speed():
+    speeds = Speeds()
+    speeds.learn(visits(0.5, 0.6, 1.0, 1.0), visits(1.0, 1.0, 1.0), "wall")
+    assert speeds.best == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -367,14 +393,16 @@ def test_slow_calls_get_fewer_of_everything(seconds):
     visits = 2 * subject.rounds
     assert subject.calls * subject.blocks * visits * seconds < 2.5 or visits == 2
     assert subject.calls * subject.blocks * visits >= 2
+    assert subject.rounds <= subject.most_rounds <= 3 * subject.rounds
     assert seconds > 0.05 or visits == 2 * ROUNDS
 
 
 def test_a_benchmark_that_may_be_called_so_often_is_called_no_more():
-    assert subject_of(1e-6, 1e-6, None, 0, most=1).rounds == 0
+    once = subject_of(1e-6, 1e-6, None, 0, most=1)
+    assert (once.rounds, once.most_rounds, once.calls, once.blocks) == (0, 1, 1, 1)
     for most in (2, 7, 50):
         subject = subject_of(1e-6, 1e-6, None, 0, most=most)
-        assert 2 * subject.rounds * subject.calls * subject.blocks <= most
+        assert 2 * subject.most_rounds * subject.calls * subject.blocks <= most
 
 
 def test_a_slow_first_call_is_not_what_a_call_costs(monkeypatch):
