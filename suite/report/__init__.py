@@ -19,7 +19,17 @@ from typing import Any
 from suite import provenance
 from suite.gate import verdict
 from suite.record import Record
-from suite.report import attribution, faults, files, kernels, noise, series, sweeps, tables
+from suite.report import (
+    attribution,
+    explanations,
+    faults,
+    files,
+    kernels,
+    noise,
+    series,
+    sweeps,
+    tables,
+)
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
@@ -42,12 +52,14 @@ class Report:
         rejected: the files that are no valid records.
         tables: the judged rows.
         files: path below the store -> text of each table.
+        strays: a sentence for each explanation of what is not here.
     """
 
     records: tuple[Record, ...]
     rejected: tuple[Rejected, ...]
     tables: Tables
     files: Mapping[str, str]
+    strays: tuple[str, ...] = ()
 
     @property
     def contradicted(self) -> bool:
@@ -76,11 +88,13 @@ def build(store: Store) -> Report:
         else:
             records.append(record)
     records.sort(key=lambda r: r.record_id)
-    derived = tables.derive(records)
-    texts = files.render(derived, _notes(records, rejected)) | kernels.render(records)
+    explained = explanations.read(store)
+    derived = tables.derive(records, explained)
+    strays = explanations.strays(explained, [*derived.rows, *derived.claims])
+    texts = files.render(derived, [*_notes(records, rejected), *strays]) | kernels.render(records)
     texts |= faults.render(faults.newest(records)) | attribution.render(records)
     texts |= noise.render(noise.ledger(records))
-    return Report(tuple(records), tuple(rejected), derived, texts)
+    return Report(tuple(records), tuple(rejected), derived, texts, tuple(strays))
 
 
 def write(store: Store, out: str | Path | None = None) -> Report:
@@ -121,7 +135,7 @@ def check(store: Store, out: str | Path | None = None) -> list[str]:
     """
     report, target = build(store), store if out is None else Store(out)
     problems = [f"{r.path}: {r.reason}" for r in report.rejected]
-    problems += verdict.check(store)
+    problems += [*report.strays, *verdict.check(store)]
     stored = _stored(target, PROVENANCE)
     if stored is None:
         return [*problems, f"{PROVENANCE}: missing; type suite report"]

@@ -35,6 +35,7 @@ def of_row(row: Row) -> Details:
             "Measured",
             [f"{row.metric} {interval(row.measured)}, {row.seeds} seeds, met by {row.met}"],
         ),
+        ("Note", [row.note] if row.note else []),
         *_facts(series),
     ]
     head = ["Seed", "Status", row.metric or "", "Steps to target", "Training", "Wall", "Record"]
@@ -57,7 +58,7 @@ def of_claim(row: ClaimRow) -> Details:
         ("Left less right", [row.difference]),
         ("Effect", [row.effect] if row.effect else []),
         ("One-sided p", _p_values(row)),
-        ("Note", [claim.note] if claim.note else []),
+        ("Note", [row.note] if row.note else []),
     ]
     for series in row.sides:
         name = series.label

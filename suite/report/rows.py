@@ -78,12 +78,19 @@ class Row:
         series: the runs.
         metric: what is shown: the target's metric, or that of the task's other variants.
         verdict: the judgement, None where there is no target.
+        note: why it is what it is, as somebody explained it.
     """
 
     group: Group
     series: Series
     metric: str | None
     verdict: Verdict | None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """What an explanation calls it."""
+        return self.series.label
 
     @property
     def target(self) -> Target | None:
@@ -104,7 +111,7 @@ class Row:
             return _refusal([self.series])
         if self.verdict is None or self.word == REPRODUCED:
             return ""
-        return self.verdict.detail
+        return _sentences(self.note, self.verdict.detail)
 
     @cached_property
     def values(self) -> Values:
@@ -212,6 +219,7 @@ class ClaimRow:
         verdict: the judgement, None where a side has not been run.
         p_holm: its p-value, adjusted for all claims of the task under this profile (Holm); None
             where there is no p-value.
+        note: why the verdict is what it is, as somebody explained it; else the task's own note.
     """
 
     group: Group
@@ -220,6 +228,12 @@ class ClaimRow:
     right: Series | float | None
     verdict: Verdict | None
     p_holm: float | None = None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """What an explanation calls it."""
+        return self.claim.text
 
     @property
     def sides(self) -> list[Series]:
@@ -235,14 +249,14 @@ class ClaimRow:
 
     @property
     def why(self) -> str:
-        """The task's own note on the verdict, and what decided it."""
+        """The note on the verdict, and what decided it."""
         if self.word == REFUSED:
             return _refusal(self.sides)
         if self.verdict is None:
             missing = [n for n, s in self._named if s is None]
             return f"Not run under this profile: {', '.join(missing)}."
         detail = "" if self.word == REPRODUCED else self.verdict.detail
-        return ". ".join(filter(None, (self.claim.note.rstrip(". "), detail)))
+        return _sentences(self.note, detail)
 
     @property
     def _named(self) -> list[tuple[str, Series | float | None]]:
@@ -424,3 +438,7 @@ def _refused(g: Group, sides: Iterable[Series]) -> bool:
 def _refusal(sides: Iterable[Series]) -> str:
     names = sorted({name for s in sides for name, kind in s.data if kind == "standin"})
     return f"The paper profile needs the book's own data; {', '.join(names)} is a stand-in."
+
+
+def _sentences(*said: str) -> str:
+    return ". ".join(filter(None, [*(s.rstrip(". ") for s in said[:-1]), said[-1]]))

@@ -3,14 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from suite.record import Record
+from suite.report.explanations import Explanations
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group, Series, group, rank
 from suite.report.text import flat, goal, interval
 from suite.stats import holm
 from suite.task import Claim
 from suite.verdict import judge_claim, judge_target
+
+Noted = TypeVar("Noted", Row, ClaimRow)
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,17 @@ class Line:
     why: str
 
 
-def derive(records: Iterable[Record]) -> Tables:
-    """Sort records into series, and judge them."""
+def derive(records: Iterable[Record], explained: Explanations | None = None) -> Tables:
+    """Sort records into series, and judge them.
+
+    Args:
+        records: of training runs, in any order.
+        explained: why verdicts are what they are.
+    """
     groups = [g for g in group(records) if g.series]
-    rows = tuple(row for g in groups for row in _rows(g))
-    claims = tuple(row for g in groups for row in _claim_rows(g))
+    said = explained or {}
+    rows = tuple(_noted(row, said) for g in groups for row in _rows(g))
+    claims = tuple(_noted(row, said) for g in groups for row in _claim_rows(g))
     by_task: dict[str, list[Group]] = {}
     for g in groups:
         by_task.setdefault(g.task, []).append(g)
@@ -78,6 +88,11 @@ def summary(tables: Tables, tasks: Iterable[str] | None = None) -> list[Line]:
             lines += [_line(r) for r in tables.rows if r.group.task == t.task and r.verdict]
             lines += [_claim_line(c) for c in tables.claims if c.group.task == t.task]
     return lines
+
+
+def _noted(row: Noted, explained: Explanations) -> Noted:
+    note = explained.get((row.group.task, row.group.profile, row.name))
+    return row if note is None else replace(row, note=note)
 
 
 def _rows(g: Group) -> list[Row]:
@@ -117,10 +132,10 @@ def _claim_row(g: Group, claim: Claim, sides: dict[str, Series]) -> ClaimRow:
     left = sides.get(claim.left)
     right = sides.get(claim.right) if isinstance(claim.right, str) else float(claim.right)
     if left is None or right is None:
-        return ClaimRow(g, claim, left, right, None)
+        return ClaimRow(g, claim, left, right, None, note=claim.note)
     other = right.values(claim.metric) if isinstance(right, Series) else right
     judged = judge_claim(left.values(claim.metric), other, claim)
-    return ClaimRow(g, claim, left, right, judged)
+    return ClaimRow(g, claim, left, right, judged, note=claim.note)
 
 
 def _task_row(groups: list[Group], rows: Iterable[Row], claims: Iterable[ClaimRow]) -> TaskRow:
