@@ -5,11 +5,13 @@ and ``checkpoints/<run>.pt``. Records and artifacts are named by their content, 
 campaigns that write the same thing write the same file.
 """
 
+import contextlib
 import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -19,6 +21,11 @@ from suite.record import Artifact, Record, parse
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# Where a name is all there is of a folder. Asked to make one, a bucket's file system makes the
+# bucket: a typing error in its name would be a new one.
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "r2"}
 
 
 class StoreError(OSError):
@@ -49,6 +56,7 @@ class Store:
         self.root = root.rstrip("/")
         self.local = "file" in _protocols(self.fs)
         self.shared = "memory" not in _protocols(self.fs)
+        self.folders = OBJECT_STORES.isdisjoint(_protocols(self.fs))
 
     @property
     def name(self) -> str:
@@ -59,11 +67,34 @@ class Store:
         """The full path of a file inside the store."""
         return f"{self.root}/{name}"
 
+    def url(self, name: str) -> str:
+        """Where a file inside the store is, as a browser or another tool takes it."""
+        path = self.path(name)
+        return Path(path).as_uri() if self.local else str(self.fs.unstrip_protocol(path))
+
+    def paths(self, pattern: str) -> list[str]:
+        """The full paths of the files that match, as they are now, sorted."""
+        with self._reaching("list", pattern):
+            self.fs.invalidate_cache()
+            return sorted(map(str, self.fs.glob(self.path(pattern))))
+
+    @contextlib.contextmanager
+    def _reaching(self, doing: str, name: str) -> Iterator[None]:
+        """Raise StoreError for whatever a backend raises, and let FileNotFoundError pass."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # Each backend has its own, and not all are OSErrors.
+            why = getattr(error, "strerror", None) or error
+            where = self.path(name) if self.local else self.url(name)
+            raise StoreError(f"cannot {doing} {where}: {why}") from error
+
     def check_writable(self) -> None:
         """Raise StoreError unless a file can be written and removed."""
         probe = f".probe-{uuid.uuid4().hex}"
         self.write(probe, b"probe")
-        self.fs.rm_file(self.path(probe))
+        self.delete(probe)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file or nothing.
@@ -76,43 +107,51 @@ class Store:
         # rename; a file system shows half a file unless it is renamed into place.
         draft = f"{target}.{uuid.uuid4().hex}.tmp" if self.local else target
         try:
-            self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-            with self.fs.open(draft, "wb") as file:
-                file.write(content)
+            with self._reaching("write", name):
+                if self.folders:
+                    self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+                with self.fs.open(draft, "wb") as file:
+                    file.write(content)
+                    if self.local:
+                        file.flush()
+                        os.fsync(file.fileno())
                 if self.local:
-                    file.flush()
-                    os.fsync(file.fileno())
-            if self.local:
-                os.replace(draft, target)
+                    os.replace(draft, target)
         except OSError as error:
             if self.local and os.path.exists(draft):
                 os.unlink(draft)
-            raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"cannot write {self.url(name)}: {error.strerror or error}") from error
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None where there is none."""
         try:
-            return bytes(self.fs.cat_file(self.path(name)))
+            with self._reaching("read", name):
+                return bytes(self.fs.cat_file(self.path(name)))
         except FileNotFoundError:
             return None
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
-        try:
+        with contextlib.suppress(FileNotFoundError), self._reaching("remove", name):
             self.fs.rm_file(self.path(name))
-        except FileNotFoundError:
-            return
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with self._reaching("look for", name):
+            return bool(self.fs.exists(self.path(name)))
 
     def put(self, record: Record) -> None:
         """Write a record; writing the same one twice changes nothing."""
-        if not self.fs.exists(self.path(record.name)):
+        if not self.exists(record.name):
             self.write(record.name, record.to_json().encode())
 
     def put_artifact(self, name: str, content: bytes) -> Artifact:
         """Write a file named by its content and return its description."""
         sha256 = hashlib.sha256(content).hexdigest()
         path = f"artifacts/{sha256[:32]}.{name.rpartition('.')[2]}"
-        if not self.fs.exists(self.path(path)):
+        if not self.exists(path):
             self.write(path, content)
         return Artifact(name=name, path=path, sha256=sha256, bytes=len(content))
 
@@ -123,32 +162,34 @@ class Store:
 
         A truncated, edited or foreign file is given to ``rejected`` and skipped.
         """
-        self.fs.invalidate_cache()
-        for path in sorted(self.fs.glob(self.path(f"records/{pattern}"))):
-            record = self._valid(str(path), rejected)
+        for path in self.paths(f"records/{pattern}"):
+            record = self._valid(path, rejected)
             if record:
                 yield record
 
     def attempts(self, task: str, run_ids: Iterable[str]) -> dict[str, list[Record]]:
         """The attempts so far at each of a task's runs, oldest first; one listing for all."""
-        self.fs.invalidate_cache()
         wanted = {run_id[:16]: run_id for run_id in run_ids}
         found: dict[str, list[Record]] = {}
-        for path in sorted(self.fs.glob(self.path(f"records/{task}/*.json"))):
-            run_id = wanted.get(str(path).rpartition("/")[2].partition(".")[0])
-            record = self._valid(str(path), None) if run_id else None
+        for path in self.paths(f"records/{task}/*.json"):
+            run_id = wanted.get(path.rpartition("/")[2].partition(".")[0])
+            record = self._valid(path, None) if run_id else None
             if record:
                 found.setdefault(record.run_id, []).append(record)
         return {k: sorted(v, key=lambda r: (r.attempt, r.ended_utc)) for k, v in found.items()}
 
     def _valid(self, path: str, rejected: Callable[[Rejected], Any] | None) -> Record | None:
+        name = path.removeprefix(f"{self.root}/")
+        content = self.read(name)
         try:
-            record = parse(self.fs.cat_file(path).decode())
+            if content is None:
+                raise ValueError("it was removed meanwhile")
+            record = parse(content.decode())
             if not path.endswith(record.name):
                 raise ValueError("its name does not match its content")
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             if rejected:
-                rejected(Rejected(path.removeprefix(f"{self.root}/"), str(error)))
+                rejected(Rejected(name, str(error)))
             return None
         return record
 

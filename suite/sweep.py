@@ -281,9 +281,8 @@ def place(uri: str, sweep: Sweep, fresh: bool = False) -> Store:
     parent = Store(uri)
     if not parent.shared:
         raise StoreError(f"store {uri!r} lives in one process; trials need one that all can reach")
-    parent.fs.invalidate_cache()
-    found = parent.fs.glob(parent.path(f"sweeps/{sweep.id}*/{DEFINITION}"))
-    turns = [int(str(p).split("/")[-2][len(sweep.id) + 1 :] or 1) for p in found]
+    found = parent.paths(f"sweeps/{sweep.id}*/{DEFINITION}")
+    turns = [int(p.split("/")[-2][len(sweep.id) + 1 :] or 1) for p in found]
     turn = max(turns, default=0 if fresh else 1) + fresh
     root = str(Path(uri).absolute()) if parent.local and "://" not in uri else uri.rstrip("/")
     return Store(f"{root}/sweeps/{sweep.id}{f'.{turn}' if turn > 1 else ''}")
@@ -545,9 +544,8 @@ def _settle(store: Store, failures: Mapping[str, str]) -> None:
     from suite.trial import PENDING
     from suite.worker import epitaph
 
-    store.fs.invalidate_cache()
-    for path in sorted(store.fs.glob(store.path(f"{PENDING}/*.json"))):
-        name = f"{PENDING}/{str(path).rpartition('/')[2]}"
+    for path in store.paths(f"{PENDING}/*.json"):
+        name = f"{PENDING}/{path.rpartition('/')[2]}"
         text = (store.read(name) or b"{}").decode()
         left = json.loads(text)
         trial = left["extra"]["sweep"]["trial"]

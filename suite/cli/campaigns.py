@@ -319,6 +319,5 @@ def write_report(uri: str, selection: list[str] | None) -> bool:
         verdict = Text(line.verdict, style=colours.get(line.verdict, "red"))
         table.add_row(*map(Text, (name, line.what, line.measured, line.goal, line.met)), verdict)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
-    page = Store(uri).path("index.html")
-    print(f"page: {Path(page).as_uri() if Store(uri).local else page}")
+    print(f"page: {Store(uri).url('index.html')}")
     return made.contradicted

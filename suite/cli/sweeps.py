@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -184,6 +183,5 @@ def _show_sweep(uri: str, name: str) -> int:
     print("\n".join(sweeps.summary(found)))
     if found.best:
         print(f"{sweeps.setting(found.best.config)}\n{found.command(found.best)}")
-    page = place.path("index.html")
-    print(f"page: {Path(page).as_uri() if place.local else page}")
+    print(f"page: {place.url('index.html')}")
     return 0 if found.best else UNTRUSTED

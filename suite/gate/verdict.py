@@ -152,12 +152,12 @@ def same_code(block: AbBlock) -> bool:
 
 def check(store: Store) -> list[str]:
     """What does not re-derive of the verdicts in a store; empty when all do."""
-    paths = sorted(store.fs.glob(store.path(f"{FOLDER}/*.json")))
+    paths = store.paths(f"{FOLDER}/*.json")
     if not paths:
         return []
     known, problems = sessions(store), []
     for path in paths:
-        name = f"{FOLDER}/{str(path).rpartition('/')[2]}"
+        name = f"{FOLDER}/{path.rpartition('/')[2]}"
         if not _derives(store.read(name) or b"", known):
             problems.append(f"{name}: does not re-derive from its records")
     return problems

@@ -238,8 +238,7 @@ def _generator() -> dict[str, Any]:
 
 def _tables_at(target: Store) -> set[str]:
     """The tables below a store that this module may have written."""
-    target.fs.invalidate_cache()
-    names = [str(p).rpartition("/")[2] for p in target.fs.glob(target.path("tables/*"))]
+    names = [p.rpartition("/")[2] for p in target.paths("tables/*")]
     return {f"tables/{name}" for name in names if TABLE_NAME.fullmatch(name)}
 
 

@@ -150,9 +150,8 @@ def read(store: Store) -> Result:
 
 def names(store: Store) -> list[str]:
     """The ids of the sweeps below a store."""
-    store.fs.invalidate_cache()
-    found = store.fs.glob(store.path(f"{FOLDER}/*/{DEFINITION}"))
-    return sorted(str(p).split("/")[-2] for p in found)
+    found = store.paths(f"{FOLDER}/*/{DEFINITION}")
+    return sorted(p.split("/")[-2] for p in found)
 
 
 def place(parent: Store, name: str) -> Store:

@@ -1,5 +1,7 @@
 """The rule of decision on timings that were taken: the published pairs of the same code.
 
+A slowdown is planted by scaling the candidate's times of one benchmark, drawn for each session.
+
 A session is simulated by drawing pairs with replacement, the same ones for all of its benchmarks,
 so that what fell on all of them at once falls on them together here too. Only of timings that one
 thread's processor time decides: a clock on the wall promises nothing on a busy machine.
@@ -48,3 +50,14 @@ def test_the_same_code_raises_an_alarm_in_at_most_one_session_of_a_hundred(ledge
         for pairs in drawn(ledger)
     )
     assert alarms <= 0.01 * SESSIONS
+
+
+@pytest.mark.parametrize(("slower", "found"), [(1.1, 0.95), (1.2, 0.99)])
+def test_a_slowdown_of_one_benchmark_among_all_is_found(ledger, slower, found):
+    r = np.random.default_rng(1)
+    hits = 0
+    for pairs in drawn(ledger):
+        name = r.choice(list(pairs))
+        slowed = pairs | {name: pairs[name] + np.log(slower)}
+        hits += decide(slowed)[name].verdict == REGRESSED
+    assert hits >= found * SESSIONS

@@ -4,7 +4,9 @@ import os
 import threading
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,6 +115,71 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(StoreError):
         store.write("checkpoints/x.pt", b"new")
     assert store.read("checkpoints/x.pt") == b"old"
+
+
+class Bucket(MemoryFileSystem):
+    """An object store: it has no folders, makes a bucket when asked for one, and may be away."""
+
+    protocol = ("pretended", "s3")
+    store, pseudo_dirs = {}, [""]
+    away = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("pretended://").strip("/")
+
+    def unstrip_protocol(self, name):
+        return "pretended:/" + self._strip_protocol(name)
+
+    def makedirs(self, path, exist_ok=False):
+        raise AssertionError(f"{path}: that would make a bucket")
+
+    def _open(self, path, mode="rb", **kw):
+        if not path.startswith("/bucket/"):
+            raise FileNotFoundError("The specified bucket does not exist")
+        return super()._open(path, mode, **kw)
+
+    def __getattribute__(self, name):
+        if name in ("_open", "cat_file", "exists", "glob", "rm_file") and type(self).away:
+            raise LookupError("Could not connect to the endpoint")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    monkeypatch.setattr(Bucket, "store", {})
+    monkeypatch.setattr(Bucket, "away", False)
+    fsspec.register_implementation("pretended", Bucket, clobber=True)
+    return Store("pretended://bucket/runs")
+
+
+def test_a_bucket_has_no_folders_to_make(bucket, made):
+    bucket.check_writable()
+    bucket.put(made)
+    assert list(bucket.scan()) == [made]
+    assert bucket.url("index.html").startswith("pretended://")
+
+
+def test_a_bucket_that_is_not_there_is_not_made(bucket):
+    with pytest.raises(StoreError, match=r"cannot write pretended://.*bucket does not exist"):
+        Store("pretended://bukcet/runs").check_writable()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: s.check_writable(),
+        lambda s: s.read("a"),
+        lambda s: s.delete("a"),
+        lambda s: s.exists("a"),
+        lambda s: list(s.scan()),
+        lambda s: s.attempts("ch90.linear", ["0" * 64]),
+    ],
+)
+def test_a_store_that_cannot_be_reached_is_said(bucket, monkeypatch, use):
+    monkeypatch.setattr(Bucket, "away", True)
+    with pytest.raises(StoreError, match=r"cannot \w.* pretended://.*Could not connect"):
+        use(bucket)
 
 
 def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path):
