@@ -28,6 +28,11 @@ def _remap_once_a_launch():
 
 _remap_once_a_launch()
 
+# PyTorch notes at its first use of a default device which functions obey one: not the poisoned ones
+# of below, or the real ones would obey none for the rest of the process.
+with torch.device("cpu"):
+    torch.empty(0)
+
 
 @pytest.fixture(autouse=True)
 def _new_memory_is_poisoned(monkeypatch):

@@ -107,3 +107,16 @@ def test_function_transforms_take_the_dispatcher(by_the_dispatcher):
     each = torch.func.vmap(lambda x, weight: toy(x, weight, 3)[0])(x, weight)
     torch.testing.assert_close(each, x**3 * weight)
     assert len(by_the_dispatcher) == 2
+
+
+def test_a_compiled_region_has_the_op_in_its_graph():
+    x, weight = _arguments()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(str(graph.code))
+        return graph
+
+    compiled = torch.compile(lambda x, w: toy(x, w, 3)[0], fullgraph=True, backend=backend)
+    torch.testing.assert_close(_gradients(lambda *a: (compiled(*a[:2]),), x, weight)[1], x**3)
+    assert "fdl.tested_power" in graphs[0]
