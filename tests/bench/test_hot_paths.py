@@ -4,17 +4,16 @@ Run under plain pytest-benchmark they give figures; the gate compares the same c
 revisions. Each takes milliseconds, so that a session of all of them stays under five minutes.
 """
 
+import numpy as np
 import pytest
-import torch
 
-from kernels.bench.measure import timeable
-from kernels.bench.providers import CannotRun, providers
-from kernels.bench.workload import workloads
 from suite import data, record, stats
 from suite.plan import expand
 from suite.record import Placement
-from suite.run import execute, warm_up
 from suite.store import Store
+
+# PyTorch is imported by those that need it: a session starts many processes, and what is imported
+# here costs each of them seconds.
 
 # Of one thread: what two share depends on what else the machine does.
 ONE = Placement(scheduler="inline", workers=1, cpus=1, gpus=0.0, colocated_runs=0, contended=False)
@@ -24,6 +23,12 @@ OPS = ("dnc.step", "ntm.address", "lstm.lstm", "attention.attention", "conv2d.co
 @pytest.mark.parametrize("op", OPS)
 def test_kernel(benchmark, op):
     """Values and gradients of an op's smallest case, by its PyTorch implementation."""
+    import torch
+
+    from kernels.bench.measure import timeable
+    from kernels.bench.providers import CannotRun, providers
+    from kernels.bench.workload import workloads
+
     chosen = next(w for w in workloads("cpu", modes=("full",)) if w.op == op)
     w = chosen.smaller() or chosen
     torch.set_num_threads(1)
@@ -36,6 +41,10 @@ def test_kernel(benchmark, op):
 
 @pytest.fixture
 def spec():
+    import torch
+
+    from suite.run import warm_up
+
     warm_up()
     torch.set_num_threads(1)
     [made] = expand(["ch90.linear"], profile="smoke", variants=["quick"], seeds=[0])
@@ -44,11 +53,15 @@ def spec():
 
 def test_engine(benchmark, spec):
     """One run of a task that does next to nothing: plan, clock, checks, record."""
+    from suite.run import execute
+
     benchmark(execute, spec, placement=ONE)
 
 
 def test_record(benchmark, spec, tmp_path):
     """A record to the store and back."""
+    from suite.run import execute
+
     made, store = execute(spec, placement=ONE), Store(str(tmp_path))
 
     def there_and_back():
@@ -65,5 +78,5 @@ def test_digits(benchmark):
 
 def test_verdict_statistics(benchmark):
     """An exact interval of twelve pairs."""
-    y = torch.linspace(-1, 1, 12, dtype=torch.float64).numpy()
+    y = np.linspace(-1, 1, 12)
     benchmark(stats.hodges_lehmann_interval, y)
