@@ -14,10 +14,12 @@ from suite.gate.trees import Tree
 
 PROBE = "suite_gate_probe"
 # Of the project's own options only those in its ini file's other keys count: plugins that trace,
-# shuffle or distribute tests would be measured too.
+# shuffle or distribute tests would be measured too. Hypothesis' is only about what it prints, and
+# takes a second of each of the many processes.
 PYTEST = (
     "-m", "pytest", "-q", "-o", "addopts=", "--benchmark-disable",
     "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "-p", "no:randomly",
+    "-p", "no:hypothesispytest",
     # It says that the fixture was not used, because here it does not time.
     "-W", "ignore::pytest_benchmark.logger.PytestBenchmarkWarning",
     "-p", PROBE,
