@@ -314,10 +314,12 @@ class _Bench:
         slowed = {id(cand): subject.calls // SLOWED if control == "slowed" else 0}
         visits: dict[int, list[list[Times]]] = {id(base): [], id(cand): []}
         speeds = self.speeds.setdefault((name, control), Speeds())
+        # A slow benchmark has few visits.
+        needed = min(AT_SPEED, 2 * subject.rounds)
         rounds = 0
         while rounds < max(1, subject.rounds) or (
             rounds < subject.most_rounds
-            and not speeds.reached(visits[id(base)], visits[id(cand)], subject.clock)
+            and not speeds.reached(visits[id(base)], visits[id(cand)], subject.clock, needed)
         ):
             for side in turns:
                 extra = slowed.get(id(side), 0)
@@ -347,10 +349,10 @@ class Speeds:
     def __init__(self) -> None:
         self.best = [math.inf, math.inf]
 
-    def reached(self, base: Visits, cand: Visits, clock: str) -> bool:
-        """Whether both were at their speed for a while; the two are never compared."""
+    def reached(self, base: Visits, cand: Visits, clock: str, needed: int = AT_SPEED) -> bool:
+        """Whether both were at their speed in so many visits; the two are never compared."""
         return all(
-            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= AT_SPEED
+            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= needed
             for best, times in zip(self.best, self._quickest(base, cand, clock), strict=True)
         )
 

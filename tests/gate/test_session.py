@@ -363,6 +363,13 @@ def test_a_pair_goes_on_until_both_sides_were_at_their_own_speed(slower):
         assert speeds.reached(visits(*base), visits(*cand), "cpu") == reached
 
 
+def test_a_slow_benchmark_has_few_visits_and_few_are_needed():
+    speeds = Speeds()
+    speeds.learn(visits(1.0, 1.0), visits(3.0, 3.0), "wall")
+    assert speeds.reached(visits(1.02, 1.0), visits(3.1, 3.0), "wall", needed=2)
+    assert not speeds.reached(visits(1.02, 1.1), visits(3.1, 3.0), "wall", needed=2)
+
+
 def test_one_quick_block_is_not_a_speed():
     speeds = Speeds()
     speeds.learn(visits(0.5, 0.6, 1.0, 1.0), visits(1.0, 1.0, 1.0), "wall")
