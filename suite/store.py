@@ -72,19 +72,18 @@ class Store:
         path = self.path(name)
         return Path(path).as_uri() if self.local else str(self.fs.unstrip_protocol(path))
 
-    def paths(self, pattern: str) -> list[str]:
-        """The full paths of the files that match, as they are now, sorted."""
+    def names(self, pattern: str) -> list[str]:
+        """The files that match, as they are now, sorted; named as ``read`` takes them."""
         with self._reaching("list", pattern):
             self.fs.invalidate_cache()
-            return sorted(map(str, self.fs.glob(self.path(pattern))))
+            found = self.fs.glob(self.path(pattern))
+        return sorted(str(path).removeprefix(f"{self.root}/") for path in found)
 
     @contextlib.contextmanager
     def _reaching(self, doing: str, name: str) -> Iterator[None]:
-        """Raise StoreError for whatever a backend raises, and let FileNotFoundError pass."""
+        """Raise StoreError for whatever a backend raises."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:  # Each backend has its own, and not all are OSErrors.
             why = getattr(error, "strerror", None) or error
             where = self.path(name) if self.local else self.url(name)
@@ -117,24 +116,22 @@ class Store:
                         os.fsync(file.fileno())
                 if self.local:
                     os.replace(draft, target)
-        except OSError as error:
+        except StoreError:
             if self.local and os.path.exists(draft):
                 os.unlink(draft)
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"cannot write {self.url(name)}: {error.strerror or error}") from error
+            raise
 
     def read(self, name: str) -> bytes | None:
         """The content of a file, or None where there is none."""
-        try:
-            with self._reaching("read", name):
+        with self._reaching("read", name):
+            try:
                 return bytes(self.fs.cat_file(self.path(name)))
-        except FileNotFoundError:
-            return None
+            except FileNotFoundError:
+                return None
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
-        with contextlib.suppress(FileNotFoundError), self._reaching("remove", name):
+        with self._reaching("remove", name), contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     def exists(self, name: str) -> bool:
@@ -162,8 +159,8 @@ class Store:
 
         A truncated, edited or foreign file is given to ``rejected`` and skipped.
         """
-        for path in self.paths(f"records/{pattern}"):
-            record = self._valid(path, rejected)
+        for name in self.names(f"records/{pattern}"):
+            record = self._valid(name, rejected)
             if record:
                 yield record
 
@@ -171,21 +168,20 @@ class Store:
         """The attempts so far at each of a task's runs, oldest first; one listing for all."""
         wanted = {run_id[:16]: run_id for run_id in run_ids}
         found: dict[str, list[Record]] = {}
-        for path in self.paths(f"records/{task}/*.json"):
-            run_id = wanted.get(path.rpartition("/")[2].partition(".")[0])
-            record = self._valid(path, None) if run_id else None
+        for name in self.names(f"records/{task}/*.json"):
+            run_id = wanted.get(name.rpartition("/")[2].partition(".")[0])
+            record = self._valid(name, None) if run_id else None
             if record:
                 found.setdefault(record.run_id, []).append(record)
         return {k: sorted(v, key=lambda r: (r.attempt, r.ended_utc)) for k, v in found.items()}
 
-    def _valid(self, path: str, rejected: Callable[[Rejected], Any] | None) -> Record | None:
-        name = path.removeprefix(f"{self.root}/")
+    def _valid(self, name: str, rejected: Callable[[Rejected], Any] | None) -> Record | None:
         content = self.read(name)
         try:
             if content is None:
                 raise ValueError("it was removed meanwhile")
             record = parse(content.decode())
-            if not path.endswith(record.name):
+            if name != record.name:
                 raise ValueError("its name does not match its content")
         except ValueError as error:
             if rejected:

@@ -281,8 +281,8 @@ def place(uri: str, sweep: Sweep, fresh: bool = False) -> Store:
     parent = Store(uri)
     if not parent.shared:
         raise StoreError(f"store {uri!r} lives in one process; trials need one that all can reach")
-    found = parent.paths(f"sweeps/{sweep.id}*/{DEFINITION}")
-    turns = [int(p.split("/")[-2][len(sweep.id) + 1 :] or 1) for p in found]
+    found = parent.names(f"sweeps/{sweep.id}*/{DEFINITION}")
+    turns = [int(n.split("/")[-2][len(sweep.id) + 1 :] or 1) for n in found]
     turn = max(turns, default=0 if fresh else 1) + fresh
     root = str(Path(uri).absolute()) if parent.local and "://" not in uri else uri.rstrip("/")
     return Store(f"{root}/sweeps/{sweep.id}{f'.{turn}' if turn > 1 else ''}")
@@ -544,8 +544,7 @@ def _settle(store: Store, failures: Mapping[str, str]) -> None:
     from suite.trial import PENDING
     from suite.worker import epitaph
 
-    for path in store.paths(f"{PENDING}/*.json"):
-        name = f"{PENDING}/{path.rpartition('/')[2]}"
+    for name in store.names(f"{PENDING}/*.json"):
         text = (store.read(name) or b"{}").decode()
         left = json.loads(text)
         trial = left["extra"]["sweep"]["trial"]

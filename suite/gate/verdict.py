@@ -152,12 +152,11 @@ def same_code(block: AbBlock) -> bool:
 
 def check(store: Store) -> list[str]:
     """What does not re-derive of the verdicts in a store; empty when all do."""
-    paths = store.paths(f"{FOLDER}/*.json")
-    if not paths:
+    names = store.names(f"{FOLDER}/*.json")
+    if not names:
         return []
     known, problems = sessions(store), []
-    for path in paths:
-        name = f"{FOLDER}/{path.rpartition('/')[2]}"
+    for name in names:
         if not _derives(store.read(name) or b"", known):
             problems.append(f"{name}: does not re-derive from its records")
     return problems

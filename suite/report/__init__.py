@@ -40,7 +40,7 @@ PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PACKAGES = ("jinja2", "matplotlib", "numpy", "scipy")
-TABLE_NAME = re.compile(r"(attribution|ch\d\d|claims|faults|index|kernels|noise)\.(md|csv)")
+TABLE_NAME = re.compile(r"tables/(attribution|ch\d\d|claims|faults|index|kernels|noise)\.(md|csv)")
 
 
 @dataclass(frozen=True)
@@ -238,8 +238,7 @@ def _generator() -> dict[str, Any]:
 
 def _tables_at(target: Store) -> set[str]:
     """The tables below a store that this module may have written."""
-    names = [p.rpartition("/")[2] for p in target.paths("tables/*")]
-    return {f"tables/{name}" for name in names if TABLE_NAME.fullmatch(name)}
+    return {n for n in target.names("tables/*") if TABLE_NAME.fullmatch(n)}
 
 
 def _stored(target: Store, name: str) -> str | None:

@@ -150,8 +150,7 @@ def read(store: Store) -> Result:
 
 def names(store: Store) -> list[str]:
     """The ids of the sweeps below a store."""
-    found = store.paths(f"{FOLDER}/*/{DEFINITION}")
-    return sorted(p.split("/")[-2] for p in found)
+    return [n.split("/")[-2] for n in store.names(f"{FOLDER}/*/{DEFINITION}")]
 
 
 def place(parent: Store, name: str) -> Store:
