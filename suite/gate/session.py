@@ -54,9 +54,8 @@ TIMEOUT_S = 900.0
 ATTEMPTS = 3
 
 Control = Literal["none", "aa", "slowed"]
-# Seconds of wall, processor and GPU of a block's call; the blocks of each visit.
+# Seconds of wall, processor and GPU of a block's call.
 Times = tuple[float, float, float | None]
-Visits = Sequence[Sequence[Times]]
 Listener = Callable[[str, int, str], None]
 
 
@@ -309,24 +308,25 @@ class _Bench:
         core: int | None,
     ) -> AbComparison:
         """Time two processes in turn, both on one core if one is given."""
-        first, second = (base, cand) if base_first else (cand, base)
-        turns = [first, second, second, first] if subject.rounds else [first, second]
-        slowed = {id(cand): subject.calls // SLOWED if control == "slowed" else 0}
-        visits: dict[int, list[list[Times]]] = {id(base): [], id(cand): []}
+        arms: list[list[Times]] = [[], []]
+        quickest: list[list[float]] = [[], []]  # Of each visit's blocks.
+        order = [0, 1] if base_first else [1, 0]
+        turns = [*order, *reversed(order)] if subject.rounds else order
+        extra = [0, subject.calls // SLOWED if control == "slowed" else 0]
         speeds = self.speeds.setdefault((name, control), Speeds())
         # A slow benchmark has few visits.
         needed = min(AT_SPEED, 2 * subject.rounds)
         rounds = 0
         while rounds < max(1, subject.rounds) or (
-            rounds < subject.most_rounds
-            and not speeds.reached(visits[id(base)], visits[id(cand)], subject.clock, needed)
+            rounds < subject.most_rounds and not speeds.reached(quickest, needed)
         ):
-            for side in turns:
-                extra = slowed.get(id(side), 0)
-                _, times = side.ask("time", subject.calls, subject.blocks, extra, core)
-                visits[id(side)].append(times)
+            for i in turns:
+                request = subject.calls, subject.blocks, extra[i], core
+                _, times = (base, cand)[i].ask("time", *request)
+                arms[i] += times
+                quickest[i].append(min(times_of(arm_of(times), subject.clock)))
             rounds += 1
-        speeds.learn(visits[id(base)], visits[id(cand)], subject.clock)
+        speeds.learn(quickest)
         return AbComparison(
             benchmark=name,
             control=control,
@@ -334,8 +334,8 @@ class _Bench:
             calls=subject.calls,
             rounds=rounds,
             base_first=base_first,
-            base=arm_of([t for visit in visits[id(base)] for t in visit]),
-            cand=arm_of([t for visit in visits[id(cand)] for t in visit]),
+            base=arm_of(arms[0]),
+            cand=arm_of(arms[1]),
         )
 
 
@@ -349,22 +349,21 @@ class Speeds:
     def __init__(self) -> None:
         self.best = [math.inf, math.inf]
 
-    def reached(self, base: Visits, cand: Visits, clock: str, needed: int = AT_SPEED) -> bool:
-        """Whether both were at their speed in so many visits; the two are never compared."""
+    def reached(self, quickest: Sequence[Sequence[float]], needed: int = AT_SPEED) -> bool:
+        """Whether both were at their speed in so many visits; the two are never compared.
+
+        Args:
+            quickest: of the base and of the candidate, the quickest time of each visit.
+            needed: how many visits.
+        """
         return all(
             sum(t <= NEAR * min(best, _speed(times)) for t in times) >= needed
-            for best, times in zip(self.best, self._quickest(base, cand, clock), strict=True)
+            for best, times in zip(self.best, quickest, strict=True)
         )
 
-    def learn(self, base: Visits, cand: Visits, clock: str) -> None:
+    def learn(self, quickest: Sequence[Sequence[float]]) -> None:
         """Keep what a pair showed."""
-        found = map(_speed, self._quickest(base, cand, clock))
-        self.best = [min(known, new) for known, new in zip(self.best, found, strict=True)]
-
-    @staticmethod
-    def _quickest(base: Visits, cand: Visits, clock: str) -> list[list[float]]:
-        """Of each visit the quickest block."""
-        return [[min(times_of(arm_of(v), clock)) for v in visits] for visits in (base, cand)]
+        self.best = [min(best, _speed(t)) for best, t in zip(self.best, quickest, strict=True)]
 
 
 def _speed(times: Sequence[float]) -> float:

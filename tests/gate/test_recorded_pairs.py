@@ -29,7 +29,7 @@ def ledger():
     assert all(verdict.same_code(b) for b in blocks)
     clocks = {c.benchmark: c.clock for b in blocks for c in b.comparisons}
     found = {n: np.asarray(y) for n, y in log_ratios(blocks).items() if clocks[n] == "cpu"}
-    assert len(blocks) >= 2 * PAIRS
+    assert len(blocks) >= 3 * PAIRS
     assert len(found) >= 5
     assert all(len(y) == len(blocks) for y in found.values())
     return found

@@ -343,15 +343,11 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
     assert log_ratios([block]) == {"a": [pytest.approx(math.log(1.1))]}
 
 
-def visits(*seconds):
-    return [[(s, s, None), (2 * s, 2 * s, None)] for s in seconds]
-
-
 @pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])
 def test_a_pair_goes_on_until_both_sides_were_at_their_own_speed(slower):
     speeds = Speeds()
     quick, disturbed = [1.0, 1.04, 1.0, 1.02], [1.9, 1.5, 1.7, 1.5, 1.6]
-    speeds.learn(visits(*quick), visits(*(slower * t for t in quick)), "cpu")
+    speeds.learn([quick, [slower * t for t in quick]])
     for base, cand, reached in (
         (quick, quick, True),
         (disturbed, quick, False),
@@ -360,19 +356,19 @@ def test_a_pair_goes_on_until_both_sides_were_at_their_own_speed(slower):
         (disturbed + quick, quick, True),
     ):
         cand = [slower * t for t in cand]
-        assert speeds.reached(visits(*base), visits(*cand), "cpu") == reached
+        assert speeds.reached([base, cand]) == reached
 
 
 def test_a_slow_benchmark_has_few_visits_and_few_are_needed():
     speeds = Speeds()
-    speeds.learn(visits(1.0, 1.0), visits(3.0, 3.0), "wall")
-    assert speeds.reached(visits(1.02, 1.0), visits(3.1, 3.0), "wall", needed=2)
-    assert not speeds.reached(visits(1.02, 1.1), visits(3.1, 3.0), "wall", needed=2)
+    speeds.learn([[1.0, 1.0], [3.0, 3.0]])
+    assert speeds.reached([[1.02, 1.0], [3.1, 3.0]], needed=2)
+    assert not speeds.reached([[1.02, 1.1], [3.1, 3.0]], needed=2)
 
 
 def test_one_quick_block_is_not_a_speed():
     speeds = Speeds()
-    speeds.learn(visits(0.5, 0.6, 1.0, 1.0), visits(1.0, 1.0, 1.0), "wall")
+    speeds.learn([[0.5, 0.6, 1.0, 1.0], [1.0, 1.0, 1.0]])
     assert speeds.best == [1.0, 1.0]
 
 
