@@ -264,14 +264,19 @@ class PairsDisplay:
         self.progress.stop()
 
     def __call__(self, event: str, pair: int, benchmark: str) -> None:
-        """Take in what is timed next."""
+        """Take in what is timed next: in ``scout`` and ``pair`` all, in ``again`` some."""
         done = max(0, pair - 1)
+        if event == "again":
+            self.pairs = max(self.pairs, pair)
+            self.progress.update(self.bar, total=self.pairs)
         self.progress.update(self.bar, completed=done, note=benchmark)
         if not self.console.is_terminal and pair > self.shown:
             self.shown = pair
-            line = (
-                "looking at every benchmark once" if pair == 0 else f"pair {pair} of {self.pairs}"
-            )
+            line = {
+                "scout": "looking at every benchmark once",
+                "pair": f"pair {pair} of {self.pairs}",
+                "again": f"again what was disturbed: pair {pair}",
+            }[event]
             self.console.print(line, style="dim", highlight=False)
 
 

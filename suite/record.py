@@ -437,11 +437,13 @@ class AbBlock(_Part):
     Attributes:
         session: pairs with the same one are judged together.
         pair: its number, from 1.
+        again: whether it was taken for the benchmarks that were disturbed in earlier ones.
         outcomes: benchmark -> why it is in no comparison from here on, and what was said.
     """
 
     session: str
     pair: int
+    again: bool = False
     base: AbRevision
     cand: AbRevision
     comparisons: list[AbComparison]

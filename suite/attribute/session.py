@@ -19,7 +19,8 @@ from suite import bench, provenance, task
 from suite.attribute.laps import Lap, Seconds
 from suite.attribute.request import CONTROL, Arm, Request
 from suite.attribute.side import ArmFailed, Side
-from suite.gate.session import arm_of, clock_for, subject_of
+from suite.gate.session import clock_for, subject_of
+from suite.gate.values import arm_of
 from suite.record import (
     ATTRIBUTIONS,
     AbArm,

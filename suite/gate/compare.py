@@ -46,7 +46,7 @@ def compare(
         return verdicts.derive(records, floors, alpha)
 
     def settled(blocks: Sequence[AbBlock]) -> bool:
-        return judged(levels[len(blocks)]).settled
+        return judged(levels[sum(not b.again for b in blocks)]).settled
 
     with trees(repo, base, cand) as (left, right):
         begun, started = utc(), time.monotonic()
@@ -54,7 +54,7 @@ def compare(
             records.append(_record(block, plan, begun, time.monotonic() - started, node))
             store.put(records[-1])
             begun, started = utc(), time.monotonic()
-    found = judged(levels.get(len(records), min(levels.values())))
+    found = judged(levels[sum(not r.ab_block.again for r in records if r.ab_block)])
     store.write(f"{FOLDER}/{found.session}.json", found.to_json().encode())
     return found
 

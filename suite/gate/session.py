@@ -2,11 +2,9 @@
 
 Each pair is a fresh process of either revision, because what a process is given once (addresses,
 hash seeds, the layout of its memory) shifts all its timings together. Within a pair the two are
-timed in turn, A B B A or B A A B, a few hundredths of a second each and many times over. A core
-whose neighbour computes is up to twice as slow by its own clock too, for tenths of a second at a
-time, and a median depends on which side that fell on. What the code itself costs is in every block,
-so the pair's value is how far apart the quick ends of the two sides' times lie; and rounds go on
-until either side was at its speed for a while, which does not depend on which side is the slower.
+timed in turn, A B B A or B A A B, a few hundredths of a second each and many times over, until
+either was at its own speed for a while. Where that takes too long the benchmark was disturbed, and
+is timed again after the last pair (see `suite.gate.values`).
 
 What one thread computes is timed on one and the same core, drawn for each pair: of two cores one
 may be the slower for seconds.
@@ -27,24 +25,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from suite.gate.decide import ALPHA
 from suite.gate.side import Side, SideDied
 from suite.gate.trees import Tree
-from suite.record import AbArm, AbBlock, AbComparison, AbRevision, utc
+from suite.gate.values import AT_SPEED, Speeds, Times, arm_of, times_of, to_take_again
+from suite.record import AbBlock, AbComparison, AbRevision, utc
 
 PAIRS = 12
 # A block of calls is one measurement; a visit is what a process measures before it is the other's
 # turn; a round is two visits of each.
 BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 8
 SIDE_S = 0.8  # Of slow benchmarks a process measures about so much.
-# Up to so many times the rounds, until either side had this many visits near its own best speed.
-PATIENCE, AT_SPEED, NEAR = 2.5, 4, 1.05
-# A side's best speed is that of its third quickest visit, in the pair where it is the quickest: the
-# first may be a fluke.
-FLUKES = 2
-QUICK = np.linspace(0.05, 0.30, 11)  # Of processor and wall times, these quantiles.
+PATIENCE = 2.5  # Up to so many times the rounds, until either side was at its own speed.
+AGAIN = 4  # At most so often a session times again what was disturbed.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
 # None where the system lets nobody choose.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
@@ -54,8 +47,6 @@ TIMEOUT_S = 900.0
 ATTEMPTS = 3
 
 Control = Literal["none", "aa", "slowed"]
-# Seconds of wall, processor and GPU of a block's call.
-Times = tuple[float, float, float | None]
 Listener = Callable[[str, int, str], None]
 
 
@@ -72,12 +63,14 @@ class Plan:
         select: paths and options that choose benchmarks, as pytest takes them.
         seed: of the order within the pairs.
         timeout_s: how long a process may take over one request.
+        again: at most so many pairs more, of what was disturbed.
     """
 
     looks: Mapping[int, float] = dataclasses.field(default_factory=lambda: {PAIRS: ALPHA})
     select: tuple[str, ...] = ()
     seed: int = 0
     timeout_s: float = TIMEOUT_S
+    again: int = AGAIN
 
 
 @dataclasses.dataclass
@@ -134,7 +127,7 @@ def session(
         cand: what is judged.
         plan: how many, of what.
         judge: told all blocks so far at each look; says whether the session is settled.
-        listen: called with ``scout`` or ``pair``, the pair's number, and a benchmark.
+        listen: called with ``scout``, ``pair`` or ``again``, the pair's number, and a benchmark.
 
     Raises:
         NothingToCompare: no benchmark could be timed on both sides.
@@ -146,12 +139,19 @@ def session(
         bench = _Bench(base, cand, plan, Path(folder), listen)
         found = bench.scout()
         blocks: list[AbBlock] = []
+        left = plan.again
         for number in range(1, max(plan.looks) + 1):
-            blocks.append(bench.pair(name, number, found, order))
+            blocks.append(bench.pair(name, len(blocks) + 1, found, order))
             yield blocks[-1]
             if not found.subjects:
                 raise NothingToCompare(_why_nothing(found))
-            if number in plan.looks and judge(blocks):
+            if number not in plan.looks:
+                continue
+            while left and (again := [n for n in to_take_again(blocks) if n in found.subjects]):
+                left -= 1
+                blocks.append(bench.pair(name, len(blocks) + 1, found, order, again))
+                yield blocks[-1]
+            if judge(blocks):
                 return
 
 
@@ -193,26 +193,37 @@ class _Bench:
         found.twin = min(able, key=lambda n: (able[n].cost_s, n))
         return found
 
-    def pair(self, session: str, number: int, found: Found, order: random.Random) -> AbBlock:
-        """Time every benchmark once in fresh processes of both revisions."""
-        starters = {n: order.random() < 0.5 for n in found.subjects}
-        cores = {n: order.choice(CORES) for n in found.subjects if CORES}
+    def pair(
+        self,
+        session: str,
+        number: int,
+        found: Found,
+        order: random.Random,
+        again: Sequence[str] = (),
+    ) -> AbBlock:
+        """Time every benchmark, or those to take again, in fresh processes of both revisions."""
+        names = list(again or found.subjects)
+        starters = {n: order.random() < 0.5 for n in names}
+        cores = {n: order.choice(CORES) for n in names if CORES}
         made: list[AbComparison] = []
 
         def compare(sides: Mapping[str, Side], name: str) -> None:
-            self.listen("pair", number, name)
+            self.listen("again" if again else "pair", number, name)
             one = cores.get(name) if found.subjects[name].clock == "cpu" else None
             made.extend(self._compared(found, starters[name], one, sides, name))
 
         def once() -> None:
             made.clear()
-            with self._sides("base", "cand", "twin") as (sides, _):
-                self._walk(sides, list(found.subjects), found, compare, twin=found.twin)
+            here = [n for n in names if n in found.subjects]
+            both = ("base", "cand", "twin") if found.twin in here else ("base", "cand")
+            with self._sides(*both) as (sides, _):
+                self._walk(sides, here, found, compare, twin=found.twin)
 
         self._again_without_what_kills(once)
         return AbBlock(
             session=session,
             pair=number,
+            again=bool(again),
             base=_revision(self.trees["base"]),
             cand=_revision(self.trees["cand"]),
             comparisons=[c for c in made if c.benchmark in found.subjects],
@@ -343,33 +354,6 @@ class _Killed(Exception):
     """A process ended in the middle of a benchmark."""
 
 
-class Speeds:
-    """How quick the two sides of a benchmark are when nothing disturbs them, as far as is known."""
-
-    def __init__(self) -> None:
-        self.best = [math.inf, math.inf]
-
-    def reached(self, quickest: Sequence[Sequence[float]], needed: int = AT_SPEED) -> bool:
-        """Whether both were at their speed in so many visits; the two are never compared.
-
-        Args:
-            quickest: of the base and of the candidate, the quickest time of each visit.
-            needed: how many visits.
-        """
-        return all(
-            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= needed
-            for best, times in zip(self.best, quickest, strict=True)
-        )
-
-    def learn(self, quickest: Sequence[Sequence[float]]) -> None:
-        """Keep what a pair showed."""
-        self.best = [min(best, _speed(t)) for best, t in zip(self.best, quickest, strict=True)]
-
-
-def _speed(times: Sequence[float]) -> float:
-    return sorted(times)[min(FLUKES, len(times) - 1)]
-
-
 def _held_open(
     sides: Mapping[str, Side], name: str, measure: Callable[..., None]
 ) -> tuple[str, str] | None:
@@ -427,16 +411,6 @@ def subject_of(
     )
 
 
-def arm_of(times: Sequence[Times]) -> AbArm:
-    """The blocks of a process as a record has them; of a GPU only where all of them have one."""
-    gpu = [t[2] for t in times if t[2] is not None]
-    return AbArm(
-        wall_s=[t[0] for t in times],
-        cpu_s=[t[1] for t in times],
-        gpu_s=gpu if len(gpu) == len(times) else None,
-    )
-
-
 def _outcome(last: Mapping[str, tuple[Any, ...]], ready: Sequence[str]) -> tuple[str, str] | None:
     """Why a benchmark leaves the session, from what the processes said at its end."""
     failed = {n: m[1] for n, m in last.items() if m[1]}
@@ -461,36 +435,3 @@ def _revision(tree: Tree) -> AbRevision:
     return AbRevision(
         name=tree.name, commit=tree.commit, dirty=tree.dirty, diff_sha256=tree.diff_sha256
     )
-
-
-def log_ratios(blocks: Sequence[AbBlock], control: Control = "none") -> dict[str, list[float]]:
-    """Benchmark -> ln(candidate / base) of each pair."""
-    found: dict[str, list[float]] = {}
-    for block in blocks:
-        for c in block.comparisons:
-            if c.control == control:
-                found.setdefault(c.benchmark, []).append(log_ratio(c))
-    return found
-
-
-def log_ratio(c: AbComparison) -> float:
-    """ln(candidate / base) of a pair: the median over what their quick times differ by.
-
-    One quantile may lie where a side's times jump, between those of a free and a disturbed core.
-    """
-    return float(np.median(np.log(_quick(c.cand, c.clock) / _quick(c.base, c.clock))))
-
-
-def times_of(arm: AbArm, clock: str) -> list[float]:
-    """A side's times by the clock that decides."""
-    return {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
-
-
-def typical(arm: AbArm, clock: str) -> float:
-    """A call's time on a side where nothing disturbs it."""
-    return float(np.median(_quick(arm, clock)))
-
-
-def _quick(arm: AbArm, clock: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """Quick times of a side; of a GPU, which nothing else uses, the median."""
-    return np.quantile(times_of(arm, clock), [0.5] if clock == "gpu" else QUICK)

@@ -16,7 +16,7 @@ from suite.gate.decide import (
     decide,
     floor,
 )
-from suite.gate.session import log_ratios
+from suite.gate.values import log_ratios
 from suite.record import SESSIONS, AbBlock, AbRevision, Record
 from suite.store import Store
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from suite.attribute.request import CONTROL, without
 from suite.gate.decide import Decision, decide
-from suite.gate.session import times_of
+from suite.gate.values import times_of
 from suite.record import FINISHED, AbArm, Attribution, OpCall, Record
 from suite.report.series import device_of, machine_of, overrides_of, was_timed
 from suite.stats import Interval, hodges_lehmann_interval, wilcoxon_signed_rank

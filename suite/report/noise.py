@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from suite.gate.decide import INFORMATIONAL, Decision, decide, detectable, floor, margin
-from suite.gate.session import PAIRS, log_ratios, typical
+from suite.gate.session import PAIRS
+from suite.gate.values import log_ratios, typical
 from suite.gate.verdict import same_code
 from suite.record import AbBlock, Record
 from suite.report import text

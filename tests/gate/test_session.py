@@ -1,21 +1,26 @@
 """Live sessions on a small repository: what is kept, for what is found depends on the machine."""
 
 import dataclasses
+import io
 import json
 import math
 import subprocess
 import time
 
 import pytest
+from rich.console import Console
 
 from suite import report
 from suite.cli import app
 from suite.gate import show, verdict
 from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
-from suite.gate.session import ROUNDS, NothingToCompare, Plan, Speeds, log_ratios, subject_of
+from suite.gate.session import ROUNDS, NothingToCompare, Plan, subject_of
 from suite.gate.side import SideDied
 from suite.gate.trees import requirements, trees
+from suite.gate.values import Speeds, disturbed, log_ratios, to_take_again
+from suite.progress import PairsDisplay
+from suite.record import AbArm
 from suite.store import Store
 
 pytestmark = pytest.mark.xdist_group("gate")
@@ -110,7 +115,7 @@ def worktrees(root):
 def session(repo, tmp_path_factory):
     """Two pairs of the two revisions: the verdict, and the store."""
     store = Store(str(tmp_path_factory.mktemp("store")))
-    return compare(repo, "old", "HEAD", Plan({2: 0.01}), store), store
+    return compare(repo, "old", "HEAD", Plan({2: 0.01}, again=0), store), store
 
 
 def test_every_benchmark_is_timed_or_said_why_not(session):
@@ -232,7 +237,7 @@ def test_the_working_directory_is_a_revision_too_and_says_that_it_was_changed(re
     (repo / "work.py").write_text(WORK + "\n# A change that nobody committed.\n")
     try:
         store = Store(str(tmp_path))
-        plan = Plan({1: 0.01}, ("-k", "test_add"))
+        plan = Plan({1: 0.01}, ("-k", "test_add"), again=0)
         found = compare(repo, "HEAD", None, plan, store)
     finally:
         (repo / "work.py").write_text(WORK)
@@ -246,7 +251,7 @@ def test_a_revision_against_itself_gives_a_floor(tmp_path):
     """Of synthetic blocks: what is measured here would depend on the machine."""
     from suite import provenance
     from suite.gate.compare import _record
-    from suite.record import AbArm, AbBlock, AbComparison, AbRevision
+    from suite.record import AbBlock, AbComparison, AbRevision
 
     store, node = Store(str(tmp_path)), provenance.node()
     revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
@@ -280,7 +285,7 @@ def test_a_session_ends_at_the_look_that_settles_it(repo, tmp_path, monkeypatch)
     from suite.gate import session as sessions
     from suite.gate.trees import trees
 
-    plan = Plan({1: 0.01, 2: 0.01, 4: 0.01}, ("-k", "test_add"))
+    plan = Plan({1: 0.01, 2: 0.01, 4: 0.01}, ("-k", "test_add"), again=0)
     with trees(repo, "HEAD", "HEAD") as (base, cand):
         blocks = list(sessions.session(base, cand, plan, judge))
     assert taken == [1, 2]
@@ -328,7 +333,7 @@ def test_the_working_directory_is_timed_as_a_copy_beside_the_base(repo):
 
 
 def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
-    from suite.record import AbArm, AbBlock, AbComparison, AbRevision
+    from suite.record import AbBlock, AbComparison, AbRevision
 
     revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
     quiet, disturbed = [1.0] * 40, [2.0] * 30 + [1.0] * 10
@@ -341,6 +346,93 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
         session="s", pair=1, base=revision, cand=revision, comparisons=[compared], outcomes={}
     )
     assert log_ratios([block]) == {"a": [pytest.approx(math.log(1.1))]}
+
+
+def block_of(pair, quick, *, again=False, cand=1.0, rounds=8):
+    """A pair whose sides were at their speed in so many of their visits of one block each."""
+    from suite.record import AbBlock, AbComparison, AbRevision
+
+    def arm(n, scale):
+        times = [scale] * n + [1.7 * scale] * (2 * rounds - n)
+        return AbArm(wall_s=times, cpu_s=times)
+
+    revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
+    made = [
+        AbComparison(
+            benchmark=name, control="none", clock="cpu", calls=1, rounds=rounds, base_first=True,
+            base=arm(base, 1.0), cand=arm(other, cand),
+        )
+        for name, (base, other) in quick.items()
+    ]  # fmt: skip
+    return AbBlock(
+        session="s", pair=pair, again=again, base=revision, cand=revision, comparisons=made,
+        outcomes={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cand", [0.5, 1.0, 2.0])
+def test_disturbed_pairs_count_only_where_there_is_no_better(cand):
+    """Whichever side is the slower."""
+    first = [
+        block_of(1, {"a": (16, 16), "b": (16, 16)}, cand=cand),
+        block_of(2, {"a": (2, 16), "b": (16, 16)}, cand=cand),
+        block_of(3, {"a": (16, 16), "b": (16, 0)}, cand=cand),
+    ]
+    assert to_take_again(first) == ["a", "b"]
+    assert len(log_ratios(first)["a"]) == 3
+    blocks = [*first, block_of(4, {"a": (16, 16), "b": (3, 3)}, again=True, cand=cand)]
+    assert to_take_again(blocks) == ["b"]
+    true = pytest.approx(math.log(cand))
+    assert log_ratios(blocks)["a"] == [true] * 3
+    assert log_ratios(blocks)["b"] == [true, true, log_ratios(first)["b"][2]]
+    blocks.append(block_of(5, {"b": (4, 4)}, again=True, cand=cand))
+    assert to_take_again(blocks) == []
+    assert log_ratios(reversed(blocks)) == {"a": [true] * 3, "b": [true] * 3}
+
+
+def test_of_one_call_nobody_can_say_that_it_was_disturbed():
+    block = block_of(1, {"a": (1, 1)}, rounds=1)
+    once = [
+        c.model_copy(update={s: AbArm(wall_s=[t], cpu_s=[t]) for s in ("base", "cand")})
+        for t in (1.0, 3.0)
+        for c in block.comparisons
+    ]
+    assert disturbed(once) == [False, False]
+
+
+def test_what_was_disturbed_is_timed_again(repo, monkeypatch):
+    """In a machine's stead a rule says what was."""
+    from suite.gate import session as sessions
+
+    heard = []
+    monkeypatch.setattr(
+        sessions,
+        "to_take_again",
+        lambda blocks: ["test_speed.py::test_add"] if len(blocks) < 4 else [],
+    )
+    plan = Plan({2: 0.01}, ("-k", "test_add or waits"))
+    with trees(repo, "HEAD", "HEAD") as (base, cand):
+        taken = list(
+            sessions.session(base, cand, plan, lambda blocks: True, lambda *x: heard.append(x))
+        )
+    assert [(b.pair, b.again) for b in taken] == [(1, False), (2, False), (3, True), (4, True)]
+    names = [{c.benchmark.rpartition(":")[2] for c in b.comparisons} for b in taken]
+    assert names == [{"test_add", "test_waits"}] * 2 + [{"test_add"}] * 2
+    assert ("again", 4, "test_speed.py::test_add") in heard
+    display = PairsDisplay(2, Console(file=(out := io.StringIO())))
+    for event in heard:
+        display(*event)
+    assert "again what was disturbed: pair 4" in out.getvalue()
+
+
+def test_a_machine_that_is_never_quiet_ends_a_session_too(repo, monkeypatch):
+    from suite.gate import session as sessions
+
+    monkeypatch.setattr(sessions, "to_take_again", lambda blocks: ["test_speed.py::test_add"])
+    with trees(repo, "HEAD", "HEAD") as (base, cand):
+        plan = Plan({1: 0.01}, ("-k", "test_add"))
+        taken = list(sessions.session(base, cand, plan, lambda blocks: True))
+    assert len(taken) == 1 + sessions.AGAIN
 
 
 @pytest.mark.parametrize("slower", [0.5, 1.0, 2.0])

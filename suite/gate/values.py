@@ -1,0 +1,164 @@
+"""What the times of pairs of processes come to: one value a pair, and which pairs count.
+
+A core whose neighbour computes is up to twice as slow by its own clock too, for tenths of a second
+at a time, and a median depends on which side that fell on. What the code itself costs is in every
+block, so a pair's value is how far apart the quick ends of the two sides' times lie. A pair of
+which a side was hardly ever at its own speed has no quick end: it is taken again, in fresh
+processes, and counts only where there is no better. Neither rule knows which side is the slower.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from suite.record import AbArm, AbBlock, AbComparison
+
+# A side is at its speed within so much of its best, and was so if it was in so many visits.
+NEAR, AT_SPEED = 1.05, 4
+# A side's best speed is that of its third quickest visit, in the pair where it is the quickest: the
+# first may be a fluke.
+FLUKES = 2
+QUICK = np.linspace(0.05, 0.30, 11)  # Of processor and wall times, these quantiles.
+
+# Seconds of wall, processor and GPU of a block's call.
+Times = tuple[float, float, float | None]
+
+
+def arm_of(times: Sequence[Times]) -> AbArm:
+    """The blocks of a process as a record has them; of a GPU only where all of them have one."""
+    gpu = [t[2] for t in times if t[2] is not None]
+    return AbArm(
+        wall_s=[t[0] for t in times],
+        cpu_s=[t[1] for t in times],
+        gpu_s=gpu if len(gpu) == len(times) else None,
+    )
+
+
+def times_of(arm: AbArm, clock: str) -> list[float]:
+    """A side's times by the clock that decides."""
+    return {"wall": arm.wall_s, "cpu": arm.cpu_s, "gpu": arm.gpu_s or arm.wall_s}[clock]
+
+
+def log_ratios(blocks: Iterable[AbBlock], control: str = "none") -> dict[str, list[float]]:
+    """Benchmark -> ln(candidate / base) of each pair that counts, of all sessions."""
+    sessions: dict[str, list[AbBlock]] = {}
+    for block in blocks:
+        sessions.setdefault(block.session, []).append(block)
+    found: dict[str, list[float]] = {}
+    for session in sessions.values():
+        for (name, kind), taken in counted(session).items():
+            if kind == control:
+                found.setdefault(name, []).extend(map(log_ratio, taken))
+    return found
+
+
+def log_ratio(c: AbComparison) -> float:
+    """ln(candidate / base) of a pair: the median over what their quick times differ by.
+
+    One quantile may lie where a side's times jump, between those of a free and a disturbed core.
+    """
+    return float(np.median(np.log(_quick(c.cand, c.clock) / _quick(c.base, c.clock))))
+
+
+def typical(arm: AbArm, clock: str) -> float:
+    """A call's time on a side where nothing disturbs it."""
+    return float(np.median(_quick(arm, clock)))
+
+
+def _quick(arm: AbArm, clock: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
+    """Quick times of a side; of a GPU, which nothing else uses, the median."""
+    return np.quantile(times_of(arm, clock), [0.5] if clock == "gpu" else QUICK)
+
+
+def counted(blocks: Iterable[AbBlock]) -> dict[tuple[str, str], list[AbComparison]]:
+    """Benchmark and control -> the pairs of a session that count, as many as were planned.
+
+    The undisturbed first, whenever they were taken.
+    """
+    blocks = sorted(blocks, key=lambda b: b.pair)
+    planned = sum(not b.again for b in blocks)
+    return {
+        key: [taken[i] for i in choose([is_disturbed for _, is_disturbed in judged], planned)]
+        for key, judged in _judged(blocks).items()
+        for taken in [[c for c, _ in judged]]
+    }
+
+
+def choose(disturbed: Sequence[bool], planned: int) -> list[int]:
+    """Which of the pairs taken count: so many as were planned, in the order of their taking."""
+    order = sorted(range(len(disturbed)), key=lambda i: disturbed[i])
+    return sorted(order[:planned])
+
+
+def to_take_again(blocks: Sequence[AbBlock]) -> list[str]:
+    """The benchmarks of a session among whose pairs that count are disturbed ones."""
+    planned = sum(not b.again for b in blocks)
+    return sorted(
+        {
+            name
+            for (name, _), judged in _judged(blocks).items()
+            if sum(not is_disturbed for _, is_disturbed in judged) < min(planned, len(judged))
+        }
+    )
+
+
+def _judged(
+    blocks: Iterable[AbBlock],
+) -> dict[tuple[str, str], list[tuple[AbComparison, bool]]]:
+    """Benchmark and control -> its pairs, and whether each was disturbed."""
+    taken: dict[tuple[str, str], list[AbComparison]] = {}
+    for block in blocks:
+        for c in block.comparisons:
+            taken.setdefault((c.benchmark, c.control), []).append(c)
+    return {key: list(zip(pairs, disturbed(pairs), strict=True)) for key, pairs in taken.items()}
+
+
+def disturbed(pairs: Sequence[AbComparison]) -> list[bool]:
+    """Of each pair of a benchmark, whether a side was hardly ever at its best speed in any of them.
+
+    Of a few visits most are needed, and nothing is said of a benchmark that has but one. A GPU is
+    nobody else's.
+    """
+    speeds = Speeds()
+    visits = [[_quickest(c.base, c), _quickest(c.cand, c)] for c in pairs]
+    for quickest in visits:
+        speeds.learn(quickest)
+    return [
+        c.clock != "gpu" and not speeds.reached(quickest, min(AT_SPEED, len(quickest[0]) // 2))
+        for c, quickest in zip(pairs, visits, strict=True)
+    ]
+
+
+def _quickest(arm: AbArm, c: AbComparison) -> list[float]:
+    """The quickest block of each visit; a round is two visits, unless there was but one call."""
+    times = times_of(arm, c.clock)
+    size = max(1, len(times) // (2 * c.rounds))
+    return [min(times[i : i + size]) for i in range(0, len(times), size)]
+
+
+class Speeds:
+    """How quick the two sides of a benchmark are when nothing disturbs them, as far as is known."""
+
+    def __init__(self) -> None:
+        self.best = [math.inf, math.inf]
+
+    def reached(self, quickest: Sequence[Sequence[float]], needed: int = AT_SPEED) -> bool:
+        """Whether both were at their speed in so many visits; the two are never compared.
+
+        Args:
+            quickest: of the base and of the candidate, the quickest time of each visit.
+            needed: how many visits.
+        """
+        return all(
+            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= needed
+            for best, times in zip(self.best, quickest, strict=True)
+        )
+
+    def learn(self, quickest: Sequence[Sequence[float]]) -> None:
+        """Keep what a pair showed."""
+        self.best = [min(best, _speed(t)) for best, t in zip(self.best, quickest, strict=True)]
+
+
+def _speed(times: Sequence[float]) -> float:
+    return sorted(times)[min(FLUKES, len(times) - 1)]
