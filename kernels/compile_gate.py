@@ -9,12 +9,17 @@ exactly for one version of Triton, so they are compared exactly with a stored ta
 begins to spill, outgrows shared memory or loses its tensor-core instructions, and an operation that
 takes one launch more, is seen without a GPU.
 
+A row is stored with a digest of all that its binary is made from: the kernel's source and that of
+the functions it calls, the types and values that it is specialised to, its options. Where that is
+as it was, so is what one version of Triton makes of it, and nothing is compiled.
+
 A compiler that fails can take its process with it, so each launch is compiled in a process of its
 own. ``python -m kernels.compile_gate --help`` says how to run it.
 """
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import json
 import os
@@ -25,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,13 +47,17 @@ TABLE = Path(__file__).parent / "compiled"
 
 @dataclass(frozen=True)
 class Launch:
-    """One distinct launch: a kernel, its arguments by type, and its options."""
+    """One distinct launch: a kernel, its arguments by type, and its options.
+
+    ``inputs`` is a digest of what Triton makes its binary from.
+    """
 
     kernel: str
     case: str
     function: Any = field(compare=False)
     args: tuple[Any, ...]
     options: tuple[tuple[str, Any], ...]
+    inputs: str = ""
 
     @property
     def name(self) -> str:
@@ -194,7 +203,9 @@ def _written_down(case: str, architecture: int, found: Trace) -> Iterator[None]:
         typed = tuple(Pointer(a.dtype) if isinstance(a, torch.Tensor) else a for a in args)
         name = self.fn.__name__.strip("_")
         known_by = self.create_binder()[-1](*typed, **options, debug=False)[1:]
-        found.note(Launch(name, case, self, typed, tuple(sorted(options.items()))), known_by)
+        inputs = hashlib.sha256(f"{self.cache_key} {known_by}".encode()).hexdigest()[:16]
+        launch = Launch(name, case, self, typed, tuple(sorted(options.items())), inputs)
+        found.note(launch, known_by)
 
     with patch.object(JITFunction, "run", note):
         yield
@@ -209,6 +220,7 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     usage, code = _inspected(kernel.asm["cubin"])
     counts = {op: n for op in OPCODES if (n := len(re.findall(rf"\b{op}\b", code)))}
     return {
+        "inputs": launch.inputs,
         "dots": _tensor_core_dots(kernel.asm["ttir"]),
         "registers": int(usage["REG"]),
         "stack_bytes": int(usage["STACK"]),
@@ -258,13 +270,13 @@ def problems(row: dict[str, Any], architecture: int) -> list[str]:
 def differences(
     stored: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]
 ) -> Iterator[str]:
-    """How two tables differ, a sentence for each row."""
+    """How two tables differ, a sentence for each row; other inputs may well give the same."""
     for name in sorted(stored.keys() - found.keys()):
         yield f"{name}: in the stored table, but no longer compiled"
     for name in sorted(found.keys() - stored.keys()):
         yield f"{name}: not in the stored table"
     for name in sorted(found.keys() & stored.keys()):
-        keys = sorted(found[name].keys() | stored[name].keys())
+        keys = sorted((found[name].keys() | stored[name].keys()) - {"inputs"})
         changed = [
             f"{k} {stored[name].get(k)} -> {found[name].get(k)}"
             for k in keys
@@ -281,8 +293,20 @@ def table_path(architecture: int, folder: Path) -> Path:
     return folder / f"sm_{architecture}-triton-{triton.__version__}.json"
 
 
-def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict[str, Any]]:
-    """Trace some ops and compile each binary: name -> row, or what the compiler died of."""
+def tabulate(
+    architecture: int, ops: Sequence[str], jobs: int, known: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Trace some ops and compile each binary that is not known.
+
+    Args:
+        architecture: to compile for.
+        ops: folders of this package.
+        jobs: how many compilers work at once.
+        known: rows that need no compiler where their inputs are the same.
+
+    Returns:
+        Name -> row, or what the compiler died of.
+    """
     from triton.runtime.cache import triton_key
 
     # Triton's fingerprint of itself: computed here, it is known in every process forked from here.
@@ -298,8 +322,10 @@ def tabulate(architecture: int, ops: Sequence[str], jobs: int) -> dict[str, dict
             f"{launch.name} #{seen[launch.name]}" if seen[launch.name] > 1 else launch.name
         )
 
+    same = {row["inputs"]: row for row in known.values() if "inputs" in row}
+
     def one(launch: Launch) -> dict[str, Any]:
-        return _in_own_process(lambda: compiled(launch, architecture))
+        return same.get(launch.inputs) or _in_own_process(lambda: compiled(launch, architecture))
 
     with ThreadPoolExecutor(jobs) as pool:
         return counts | dict(zip(names, pool.map(one, todo), strict=True))
@@ -334,6 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="suite bench compile", description=__doc__)
     parser.add_argument("--arch", type=int, choices=ARCHITECTURES, action="append")
     parser.add_argument("--op", action="append", choices=folders(), help="only these ops")
+    parser.add_argument("--all", action="store_true", help="compile also what is as it was")
     parser.add_argument("--accept", action="store_true", help="store what was found")
     parser.add_argument("--tables", type=Path, default=TABLE, help="where the tables stand")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
@@ -355,8 +382,9 @@ def _gate(given: argparse.Namespace) -> bool:
     """Compile and compare for each architecture; whether something is wrong."""
     failed = False
     for architecture in given.arch or ARCHITECTURES:
-        found = tabulate(architecture, given.op or folders(), given.jobs)
         path = table_path(architecture, given.tables)
+        known = {} if given.all else _stored(path)
+        found = tabulate(architecture, given.op or folders(), given.jobs, known)
         if given.accept:
             path.parent.mkdir(exist_ok=True)
             kept = _stored(path) if given.op else {}

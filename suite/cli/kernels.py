@@ -28,6 +28,9 @@ def bench_compile(
         list[int] | None, typer.Option(help="90 or 80: compute capability; both when not given.")
     ] = None,
     op: Annotated[list[str] | None, typer.Option(help="Only these ops. Repeatable.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Compile also what is made from the same as before.")
+    ] = False,
     accept: Annotated[bool, typer.Option(help="Store what was found as the new table.")] = False,
     jobs: Jobs = None,
 ) -> int:
@@ -37,6 +40,7 @@ def bench_compile(
 
     # Triton decides at the definition of a kernel whether to interpret it, so in a new process.
     command = [sys.executable, "-m", "kernels.compile_gate", *(["--accept"] if accept else [])]
+    command += ["--all"] if everything else []
     command += [f"--arch={a}" for a in arch or ()] + [f"--op={o}" for o in op or ()]
     command += [f"--jobs={jobs}"] if jobs else []
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
