@@ -16,7 +16,10 @@ weights mean the same for every net, and those of content and style are 20 and 1
 noise's style loss that is gone, `content_share` the content loss over the noise's.
 
 `paper` needs VGG-19's weights for ImageNet, torchvision's `vgg19-dcbb9e9d.pth`, in torch's folder
-of checkpoints; they are not downloaded. Offline profiles use random filters of 7x7 pixels at three
+of checkpoints; they are not downloaded. Without them, `--set features=cifar10` trains a small net
+of the same kind on CIFAR-10 during the set-up, three blocks of two 3x3 convolutions, and uses its
+features: content at relu2_2, style at all six; `net_accuracy` is what it has on the test images.
+Offline profiles use random filters of 7x7 pixels at three
 scales of a small picture, whose Gram matrices describe textures as well (Ustyuzhaninov et al.,
 2016). Content and style are scikit-learn's two photographs, or files: `--set style=wave.png`.
 
@@ -38,6 +41,7 @@ from torch.nn import functional as F
 from suite.data import DataMissing
 from suite.space import Range
 from suite.task import Claim, Target, Task, unknown
+from tasks.models.augmentation import mirrored
 
 WEIGHTS = "vgg19-dcbb9e9d.pth"
 # Index in torchvision's VGG-19 -> layer.
@@ -50,6 +54,8 @@ VGG_LAYERS = {
     29: "relu5_1",
 }
 SCALES, FILTERS, TAPS = (1, 2, 4), 32, 7
+# The net that is trained here: channels of its blocks, passes, images a batch, the highest rate.
+WIDTHS, EPOCHS, BATCH, RATE = (24, 48, 96), 4, 125, 0.1
 # Updates of L-BFGS in a row; it looks at no row in between.
 MOST = 10
 Features = dict[str, torch.Tensor]
@@ -95,6 +101,7 @@ class RandomFeatures(nn.Module):
     """Random filters and a ReLU over the picture at several scales; the same in every run."""
 
     content_layer = "scale 2"
+    style_layers = tuple(f"scale {scale}" for scale in SCALES)
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,6 +127,7 @@ class VGG19(nn.Module):
     """
 
     content_layer = "relu4_2"
+    style_layers = tuple(layer for layer in VGG_LAYERS.values() if layer != "relu4_2")
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +135,8 @@ class VGG19(nn.Module):
         if not path.is_file():
             raise DataMissing(
                 f"VGG-19's weights are not on this machine: put torchvision's {WEIGHTS} into "
-                f"{path.parent}, or give --set features=random"
+                f"{path.parent}, or give --set features=cifar10, which trains a net of its own, "
+                "or features=random"
             )
         from suite.data.torchvision_compat import import_torchvision
 
@@ -148,7 +157,69 @@ class VGG19(nn.Module):
         return found
 
 
-NETS = {"random": RandomFeatures, "vgg19": VGG19}
+class SmallVGG(nn.Module):
+    """Blocks of two 3x3 convolutions with batch normalisation and ReLU, halved in between.
+
+    As a classifier of 32x32 images it is ``head`` of its last block's mean.
+    """
+
+    content_layer = "relu2_2"
+    style_layers = tuple(f"relu{block + 1}_{i + 1}" for block in range(3) for i in range(2))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, n_in = nn.ModuleDict(), 3
+        for name in self.style_layers:
+            n_out = WIDTHS[int(name[4]) - 1]
+            convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+            self.layers[name] = nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU())
+            n_in = n_out
+        self.head = nn.Linear(n_in, 10)
+
+    def forward(self, x_BCHW: torch.Tensor) -> Features:
+        found, x_BCHW = {}, 4 * x_BCHW - 2
+        for name, layer in self.layers.items():
+            if name.endswith("_1") and found:
+                x_BCHW = F.max_pool2d(x_BCHW, 2)
+            found[name] = x_BCHW = layer(x_BCHW)
+        return found
+
+    def logits(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.head(self(x_BCHW)[self.style_layers[-1]].mean((2, 3)))
+
+
+def trained(source: Any, epochs: int = EPOCHS) -> tuple[SmallVGG, float]:
+    """A net that knows the pictures of a data set of bytes, fixed, and its test accuracy."""
+    x_NCHW, y_N = source.train
+    net = SmallVGG().to(x_NCHW.device)
+    optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
+    updates = epochs * math.ceil(len(x_NCHW) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates)
+    for _ in range(epochs):
+        for at in torch.randperm(len(x_NCHW), device=x_NCHW.device).split(BATCH):
+            which_B = torch.rand(len(at), device=x_NCHW.device) < 0.5
+            images = mirrored(x_NCHW[at].float() / 255, which_B)
+            optimizer.zero_grad()
+            F.cross_entropy(net.logits(images), y_N[at]).backward()
+            optimizer.step()
+            schedule.step()
+    net.requires_grad_(False).eval()
+    x_NCHW, y_N = source.test
+    found = torch.cat([net.logits(x.float() / 255).argmax(1) for x in x_NCHW.split(1000)])
+    return net, float((found == y_N).double().mean())
+
+
+def net_of(features: str, ctx: Any) -> tuple[Any, dict[str, float]]:
+    """The net whose features are compared, and what is to be said of it in every row."""
+    if features not in NETS:
+        raise unknown("features", features, NETS)
+    if features == "cifar10":
+        net, accuracy = trained(ctx.data("cifar10"))
+        return net, {"net_accuracy": accuracy}
+    return NETS[features]().to(ctx.device), {}
+
+
+NETS = {"random": RandomFeatures, "vgg19": VGG19, "cifar10": SmallVGG}
 
 
 def gram(features_BCHW: torch.Tensor) -> torch.Tensor:
@@ -230,13 +301,11 @@ def draw_triptych(pictures: Mapping[str, torch.Tensor], history: Any, title: str
 def run(cfg: Config, ctx: Any) -> Any:
     source = ctx.data(cfg.data)
     content, style = (picture(name, source, cfg.height) for name in (cfg.content, cfg.style))
-    if cfg.features not in NETS:
-        raise unknown("features", cfg.features, NETS)
-    net = NETS[cfg.features]().to(ctx.device)
+    net, said = net_of(cfg.features, ctx)
     with torch.no_grad():
         wanted = net(content)[net.content_layer]
-        layers = {k: v for k, v in net(style).items() if k != "relu4_2"}
-        grams = {layer: gram(features) for layer, features in layers.items()}
+        found = net(style)
+        grams = {layer: gram(found[layer]) for layer in net.style_layers}
     canvas = nn.ParameterDict({"pixels": 0.5 + 0.1 * torch.randn_like(content)})
     pixels = canvas["pixels"]
     optimizer = optimizer_of(cfg, pixels)
@@ -264,6 +333,7 @@ def run(cfg: Config, ctx: Any) -> Any:
             "style_reduction": 1 - last[1] / first[1],
             "content_share": last[2] / first[2],
             "total_variation": last[3],
+            **said,
         }
 
     start = ctx.keep(canvas=canvas, optimizer=optimizer, history=history)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -111,3 +113,30 @@ def test_vgg_features_are_those_of_its_layers(tmp_path, monkeypatch):
     last = torch.rand(1, 3, 32, 32)
     assert all(f.shape[1] == 3 for f in found.values())
     assert net(last)[net.content_layer].shape[2] == 4
+
+
+def test_a_net_of_its_own_learns_and_is_fixed_then():
+    """Ten colours, which the last block's mean shows."""
+    torch.manual_seed(3)
+    colours = torch.randint(0, 256, (10, 3, 1, 1))
+
+    def images(n):
+        y = torch.arange(n) % 10
+        noise = torch.randint(-9, 10, (n, 3, 8, 8))
+        return (colours[y] + noise).clamp(0, 255).to(torch.uint8), y
+
+    source = SimpleNamespace(train=images(1000), test=images(200))
+    net, accuracy = style_transfer.trained(source, epochs=6)
+    assert accuracy > 0.9
+    assert not net.training
+    assert not any(p.requires_grad for p in net.parameters())
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = net(torch.rand(1, 3, 20, 24))
+    assert tuple(found) == net.style_layers
+    assert [tuple(f.shape[1:]) for f in found.values()][::2] == [
+        (24, 20, 24), (48, 10, 12), (96, 5, 6)
+    ]  # fmt: skip
+    assert all((f >= 0).all() for f in found.values())
+    assert net.content_layer in found
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
