@@ -76,42 +76,45 @@ def counted(blocks: Iterable[AbBlock]) -> dict[tuple[str, str], list[AbCompariso
 
     The undisturbed first, whenever they were taken.
     """
-    blocks = sorted(blocks, key=lambda b: b.pair)
-    planned = sum(not b.again for b in blocks)
+    blocks = list(blocks)
+    planned = _planned(blocks)
     return {
-        key: [taken[i] for i in choose([is_disturbed for _, is_disturbed in judged], planned)]
-        for key, judged in _judged(blocks).items()
-        for taken in [[c for c, _ in judged]]
+        key: [pairs[i] for i in choose(was, planned)]
+        for key, (pairs, was) in _taken(blocks).items()
     }
 
 
-def choose(disturbed: Sequence[bool], planned: int) -> list[int]:
+def choose(was_disturbed: Sequence[bool], planned: int) -> list[int]:
     """Which of the pairs taken count: so many as were planned, in the order of their taking."""
-    order = sorted(range(len(disturbed)), key=lambda i: disturbed[i])
+    order = sorted(range(len(was_disturbed)), key=lambda i: was_disturbed[i])
     return sorted(order[:planned])
 
 
 def to_take_again(blocks: Sequence[AbBlock]) -> list[str]:
     """The benchmarks of a session among whose pairs that count are disturbed ones."""
-    planned = sum(not b.again for b in blocks)
+    planned = _planned(blocks)
     return sorted(
         {
             name
-            for (name, _), judged in _judged(blocks).items()
-            if sum(not is_disturbed for _, is_disturbed in judged) < min(planned, len(judged))
+            for (name, _), (_, was) in _taken(blocks).items()
+            if any(was[i] for i in choose(was, planned))
         }
     )
 
 
-def _judged(
+def _planned(blocks: Iterable[AbBlock]) -> int:
+    return sum(not b.again for b in blocks)
+
+
+def _taken(
     blocks: Iterable[AbBlock],
-) -> dict[tuple[str, str], list[tuple[AbComparison, bool]]]:
-    """Benchmark and control -> its pairs, and whether each was disturbed."""
+) -> dict[tuple[str, str], tuple[list[AbComparison], list[bool]]]:
+    """Benchmark and control -> its pairs, and of each whether it was disturbed."""
     taken: dict[tuple[str, str], list[AbComparison]] = {}
-    for block in blocks:
+    for block in sorted(blocks, key=lambda b: b.pair):
         for c in block.comparisons:
             taken.setdefault((c.benchmark, c.control), []).append(c)
-    return {key: list(zip(pairs, disturbed(pairs), strict=True)) for key, pairs in taken.items()}
+    return {key: (pairs, disturbed(pairs)) for key, pairs in taken.items()}
 
 
 def disturbed(pairs: Sequence[AbComparison]) -> list[bool]:
