@@ -92,14 +92,18 @@ def _compared(
     from suite.gate import show, verdict
     from suite.gate.compare import compare
     from suite.gate.side import SideDied
+    from suite.local import stoppable
     from suite.progress import PairsDisplay
     from suite.store import Store
 
     try:
-        with PairsDisplay(max(plan.looks), Console(stderr=True)) as display:
+        with stoppable(), PairsDisplay(max(plan.looks), Console(stderr=True)) as display:
             found = compare(repo, base, cand, plan, Store(uri), display)
     except SideDied as error:
         raise OSError(str(error)) from error
+    except KeyboardInterrupt:
+        say(f"stopped, without a verdict; pairs that were taken are in {uri}")
+        raise
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(show.table(found))
     console.print(show.controls(found), style="dim", highlight=False)

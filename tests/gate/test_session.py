@@ -4,7 +4,10 @@ import dataclasses
 import io
 import json
 import math
+import os
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -199,6 +202,35 @@ def test_the_summary_shows_all(session):
 
 def test_nothing_is_left_behind(session, repo):
     assert len(worktrees(repo)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_session_that_is_stopped_leaves_nothing_behind(repo, tmp_path, number):
+    command = ["ab", "--base", "HEAD", "--cand", "HEAD", "-k", "test_waits", "--pairs", "500"]
+    command += ["--repo", str(repo), "--store", str(tmp_path / "store")]
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "suite", *command],
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            while not any((tmp_path / "store").glob("records/*/*.json")):
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.05)
+            assert len(worktrees(repo)) == 3
+            process.send_signal(number)
+            out, _ = process.communicate(timeout=600)
+        finally:
+            process.kill()
+    assert process.returncode == 130, out
+    assert "stopped, without a verdict" in out
+    assert len(worktrees(repo)) == 1
+    assert not any(scratch.glob("suite-gate-*"))
 
 
 @pytest.mark.parametrize(
