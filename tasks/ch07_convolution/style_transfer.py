@@ -55,7 +55,7 @@ VGG_LAYERS = {
 }
 SCALES, FILTERS, TAPS = (1, 2, 4), 32, 7
 # The net that is trained here: channels of its blocks, passes, images a batch, the highest rate.
-WIDTHS, EPOCHS, BATCH, RATE = (24, 48, 96), 4, 125, 0.1
+WIDTHS, EPOCHS, BATCH, RATE = (24, 48, 96), 2, 125, 0.1
 # Updates of L-BFGS in a row; it looks at no row in between.
 MOST = 10
 Features = dict[str, torch.Tensor]
@@ -191,7 +191,7 @@ class SmallVGG(nn.Module):
 def trained(source: Any, epochs: int = EPOCHS) -> tuple[SmallVGG, float]:
     """A net that knows the pictures of a data set of bytes, fixed, and its test accuracy."""
     x_NCHW, y_N = source.train
-    net = SmallVGG().to(x_NCHW.device)
+    net = SmallVGG().to(x_NCHW.device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), momentum=0.9, nesterov=True, weight_decay=5e-4)
     updates = epochs * math.ceil(len(x_NCHW) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=updates)
