@@ -37,7 +37,7 @@ PAIRS = 12
 BLOCK_S, BLOCKS, ROUNDS = 0.005, 4, 8
 SIDE_S = 0.8  # Of slow benchmarks a process measures about so much.
 PATIENCE = 2.5  # Up to so many times the rounds, until either side was at its own speed.
-AGAIN = 4  # At most so often a session times again what was disturbed.
+AGAIN = 2  # At most so often a session times again what was disturbed.
 SLOWED = 5  # Of so many calls one is made twice: +20 %.
 # None where the system lets nobody choose.
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

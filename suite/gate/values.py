@@ -16,8 +16,8 @@ from suite.record import AbArm, AbBlock, AbComparison
 
 # A side is at its speed within so much of its best, and was so if it was in so many visits.
 NEAR, AT_SPEED = 1.05, 4
-# A side's best speed is that of its third quickest visit, in the pair where it is the quickest: the
-# first may be a fluke.
+# A pair's speed is that of its third quickest visit, and a side's best that of its third quickest
+# pair: the first may be flukes, and a process may be lucky in its memory's layout.
 FLUKES = 2
 QUICK = np.linspace(0.05, 0.30, 11)  # Of processor and wall times, these quantiles.
 
@@ -118,7 +118,7 @@ def _taken(
 
 
 def disturbed(pairs: Sequence[AbComparison]) -> list[bool]:
-    """Of each pair of a benchmark, whether a side was hardly ever at its best speed in any of them.
+    """Of each pair of a benchmark, whether a side was hardly ever at the best speed it has in them.
 
     Of a few visits most are needed, and nothing is said of a benchmark that has but one. A GPU is
     nobody else's.
@@ -144,7 +144,12 @@ class Speeds:
     """How quick the two sides of a benchmark are when nothing disturbs them, as far as is known."""
 
     def __init__(self) -> None:
-        self.best = [math.inf, math.inf]
+        self.known: tuple[list[float], list[float]] = ([], [])
+
+    @property
+    def best(self) -> list[float]:
+        """Of the base and of the candidate, as far as pairs have shown."""
+        return [_third(known) if known else math.inf for known in self.known]
 
     def reached(self, quickest: Sequence[Sequence[float]], needed: int = AT_SPEED) -> bool:
         """Whether both were at their speed in so many visits; the two are never compared.
@@ -154,14 +159,15 @@ class Speeds:
             needed: how many visits.
         """
         return all(
-            sum(t <= NEAR * min(best, _speed(times)) for t in times) >= needed
+            sum(t <= NEAR * min(best, _third(times)) for t in times) >= needed
             for best, times in zip(self.best, quickest, strict=True)
         )
 
     def learn(self, quickest: Sequence[Sequence[float]]) -> None:
         """Keep what a pair showed."""
-        self.best = [min(best, _speed(t)) for best, t in zip(self.best, quickest, strict=True)]
+        for known, times in zip(self.known, quickest, strict=True):
+            known.append(_third(times))
 
 
-def _speed(times: Sequence[float]) -> float:
+def _third(times: Sequence[float]) -> float:
     return sorted(times)[min(FLUKES, len(times) - 1)]

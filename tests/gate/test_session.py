@@ -405,21 +405,39 @@ def block_of(pair, quick, *, again=False, cand=1.0, rounds=8):
 @pytest.mark.parametrize("cand", [0.5, 1.0, 2.0])
 def test_disturbed_pairs_count_only_where_there_is_no_better(cand):
     """Whichever side is the slower."""
+    quiet = [block_of(i, {"a": (16, 16), "b": (16, 16)}, cand=cand) for i in range(1, 5)]
     first = [
-        block_of(1, {"a": (16, 16), "b": (16, 16)}, cand=cand),
-        block_of(2, {"a": (2, 16), "b": (16, 16)}, cand=cand),
-        block_of(3, {"a": (16, 16), "b": (16, 0)}, cand=cand),
+        *quiet,
+        block_of(5, {"a": (2, 16), "b": (16, 16)}, cand=cand),
+        block_of(6, {"a": (16, 16), "b": (16, 0)}, cand=cand),
     ]
+    assert to_take_again(quiet) == []
     assert to_take_again(first) == ["a", "b"]
-    assert len(log_ratios(first)["a"]) == 3
-    blocks = [*first, block_of(4, {"a": (16, 16), "b": (3, 3)}, again=True, cand=cand)]
+    assert len(log_ratios(first)["a"]) == 6
+    blocks = [*first, block_of(7, {"a": (16, 16), "b": (3, 3)}, again=True, cand=cand)]
     assert to_take_again(blocks) == ["b"]
     true = pytest.approx(math.log(cand))
-    assert log_ratios(blocks)["a"] == [true] * 3
-    assert log_ratios(blocks)["b"] == [true, true, log_ratios(first)["b"][2]]
-    blocks.append(block_of(5, {"b": (4, 4)}, again=True, cand=cand))
+    assert log_ratios(blocks)["a"] == [true] * 6
+    assert log_ratios(blocks)["b"] == [*[true] * 5, log_ratios(first)["b"][5]]
+    blocks.append(block_of(8, {"b": (4, 4)}, again=True, cand=cand))
     assert to_take_again(blocks) == []
-    assert log_ratios(reversed(blocks)) == {"a": [true] * 3, "b": [true] * 3}
+    assert log_ratios(reversed(blocks)) == {"a": [true] * 6, "b": [true] * 6}
+
+
+def test_a_lucky_process_or_two_do_not_make_the_others_disturbed():
+    def faster(block):
+        return block.model_copy(
+            update={
+                "comparisons": [
+                    c.model_copy(update={"base": AbArm(wall_s=c.base.wall_s, cpu_s=[0.8] * 16)})
+                    for c in block.comparisons
+                ]
+            }
+        )
+
+    blocks = [block_of(i, {"a": (16, 16)}) for i in range(1, 7)]
+    assert to_take_again([*map(faster, blocks[:2]), *blocks[2:]]) == []
+    assert to_take_again([*map(faster, blocks[:3]), *blocks[3:]]) == ["a"]
 
 
 def test_of_one_call_nobody_can_say_that_it_was_disturbed():
@@ -471,7 +489,8 @@ def test_a_machine_that_is_never_quiet_ends_a_session_too(repo, monkeypatch):
 def test_a_pair_goes_on_until_both_sides_were_at_their_own_speed(slower):
     speeds = Speeds()
     quick, disturbed = [1.0, 1.04, 1.0, 1.02], [1.9, 1.5, 1.7, 1.5, 1.6]
-    speeds.learn([quick, [slower * t for t in quick]])
+    for _ in range(3):
+        speeds.learn([quick, [slower * t for t in quick]])
     for base, cand, reached in (
         (quick, quick, True),
         (disturbed, quick, False),
