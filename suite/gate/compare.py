@@ -8,6 +8,7 @@ from suite import provenance
 from suite.gate import verdict as verdicts
 from suite.gate.session import Listener, Plan, session
 from suite.gate.trees import trees
+from suite.gate.values import planned
 from suite.gate.verdict import FOLDER, Verdict
 from suite.record import AbBlock, NodeInfo, Record, digest, utc
 from suite.store import Store
@@ -46,7 +47,7 @@ def compare(
         return verdicts.derive(records, floors, alpha)
 
     def settled(blocks: Sequence[AbBlock]) -> bool:
-        return judged(levels[sum(not b.again for b in blocks)]).settled
+        return judged(levels[planned(blocks)]).settled
 
     with trees(repo, base, cand) as (left, right):
         begun, started = utc(), time.monotonic()
@@ -54,7 +55,7 @@ def compare(
             records.append(_record(block, plan, begun, time.monotonic() - started, node))
             store.put(records[-1])
             begun, started = utc(), time.monotonic()
-    found = judged(levels[sum(not r.ab_block.again for r in records if r.ab_block)])
+    found = judged(levels[planned(r.ab_block for r in records if r.ab_block)])
     store.write(f"{FOLDER}/{found.session}.json", found.to_json().encode())
     return found
 

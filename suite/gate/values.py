@@ -77,32 +77,32 @@ def counted(blocks: Iterable[AbBlock]) -> dict[tuple[str, str], list[AbCompariso
     The undisturbed first, whenever they were taken.
     """
     blocks = list(blocks)
-    planned = _planned(blocks)
+    wanted = planned(blocks)
     return {
-        key: [pairs[i] for i in choose(was, planned)]
-        for key, (pairs, was) in _taken(blocks).items()
+        key: [pairs[i] for i in choose(was, wanted)] for key, (pairs, was) in _taken(blocks).items()
     }
 
 
-def choose(was_disturbed: Sequence[bool], planned: int) -> list[int]:
-    """Which of the pairs taken count: so many as were planned, in the order of their taking."""
+def choose(was_disturbed: Sequence[bool], wanted: int) -> list[int]:
+    """Which of the pairs taken count: as many as wanted, in the order of their taking."""
     order = sorted(range(len(was_disturbed)), key=lambda i: was_disturbed[i])
-    return sorted(order[:planned])
+    return sorted(order[:wanted])
 
 
 def to_take_again(blocks: Sequence[AbBlock]) -> list[str]:
     """The benchmarks of a session among whose pairs that count are disturbed ones."""
-    planned = _planned(blocks)
+    wanted = planned(blocks)
     return sorted(
         {
             name
             for (name, _), (_, was) in _taken(blocks).items()
-            if any(was[i] for i in choose(was, planned))
+            if any(was[i] for i in choose(was, wanted))
         }
     )
 
 
-def _planned(blocks: Iterable[AbBlock]) -> int:
+def planned(blocks: Iterable[AbBlock]) -> int:
+    """How many pairs count: all but those that were taken for disturbed ones."""
     return sum(not b.again for b in blocks)
 
 

@@ -1,7 +1,7 @@
 """What a change could slow down: the smallest call of each kind, for ``suite ab``.
 
 Run under plain pytest-benchmark they give figures; the gate compares the same calls between two
-revisions. Each takes milliseconds, so that a session of all of them stays under five minutes.
+revisions. Each takes milliseconds, so that a session of all of them takes about five minutes.
 """
 
 import numpy as np

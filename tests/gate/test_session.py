@@ -15,6 +15,7 @@ from rich.console import Console
 
 from suite import report
 from suite.cli import app
+from suite.gate import session as sessions
 from suite.gate import show, verdict
 from suite.gate.compare import compare
 from suite.gate.decide import LOOKS
@@ -23,7 +24,7 @@ from suite.gate.side import SideDied
 from suite.gate.trees import requirements, trees
 from suite.gate.values import Speeds, disturbed, log_ratios, to_take_again
 from suite.progress import PairsDisplay
-from suite.record import AbArm
+from suite.record import AbArm, AbBlock, AbComparison, AbRevision
 from suite.store import Store
 
 pytestmark = pytest.mark.xdist_group("gate")
@@ -283,7 +284,6 @@ def test_a_revision_against_itself_gives_a_floor(tmp_path):
     """Of synthetic blocks: what is measured here would depend on the machine."""
     from suite import provenance
     from suite.gate.compare import _record
-    from suite.record import AbBlock, AbComparison, AbRevision
 
     store, node = Store(str(tmp_path)), provenance.node()
     revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
@@ -313,9 +313,6 @@ def test_a_session_ends_at_the_look_that_settles_it(repo, tmp_path, monkeypatch)
     def judge(blocks):
         taken.append(len(blocks))
         return len(taken) == 2
-
-    from suite.gate import session as sessions
-    from suite.gate.trees import trees
 
     plan = Plan({1: 0.01, 2: 0.01, 4: 0.01}, ("-k", "test_add"), again=0)
     with trees(repo, "HEAD", "HEAD") as (base, cand):
@@ -365,8 +362,6 @@ def test_the_working_directory_is_timed_as_a_copy_beside_the_base(repo):
 
 
 def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
-    from suite.record import AbBlock, AbComparison, AbRevision
-
     revision = AbRevision(name="HEAD", commit="0" * 40, dirty=False, diff_sha256=None)
     quiet, disturbed = [1.0] * 40, [2.0] * 30 + [1.0] * 10
     compared = AbComparison(
@@ -382,7 +377,6 @@ def test_a_neighbour_that_slows_most_of_one_side_is_not_its_code():
 
 def block_of(pair, quick, *, again=False, cand=1.0, rounds=8):
     """A pair whose sides were at their speed in so many of their visits of one block each."""
-    from suite.record import AbBlock, AbComparison, AbRevision
 
     def arm(n, scale):
         times = [scale] * n + [1.7 * scale] * (2 * rounds - n)
@@ -452,8 +446,6 @@ def test_of_one_call_nobody_can_say_that_it_was_disturbed():
 
 def test_what_was_disturbed_is_timed_again(repo, monkeypatch):
     """In a machine's stead a rule says what was."""
-    from suite.gate import session as sessions
-
     heard = []
     monkeypatch.setattr(
         sessions,
@@ -476,8 +468,6 @@ def test_what_was_disturbed_is_timed_again(repo, monkeypatch):
 
 
 def test_a_machine_that_is_never_quiet_ends_a_session_too(repo, monkeypatch):
-    from suite.gate import session as sessions
-
     monkeypatch.setattr(sessions, "to_take_again", lambda blocks: ["test_speed.py::test_add"])
     with trees(repo, "HEAD", "HEAD") as (base, cand):
         plan = Plan({1: 0.01}, ("-k", "test_add"))
