@@ -11,7 +11,8 @@ takes one launch more, is seen without a GPU.
 
 A row is stored with a digest of all that its binary is made from: the kernel's source and that of
 the functions it calls, the types and values that it is specialised to, its options. Where that is
-as it was, so is what one version of Triton makes of it, and nothing is compiled.
+as it was, so is what one version of Triton makes of it, and nothing is compiled. What this module
+reads from a binary is no part of that: a change to it takes ``--all``.
 
 A compiler that fails can take its process with it, so each launch is compiled in a process of its
 own. ``python -m kernels.compile_gate --help`` says how to run it.
@@ -383,12 +384,12 @@ def _gate(given: argparse.Namespace) -> bool:
     failed = False
     for architecture in given.arch or ARCHITECTURES:
         path = table_path(architecture, given.tables)
-        known = {} if given.all else _stored(path)
+        stored = _stored(path)
+        known = {} if given.all else stored
         found = tabulate(architecture, given.op or folders(), given.jobs, known)
         if given.accept:
             path.parent.mkdir(exist_ok=True)
-            kept = _stored(path) if given.op else {}
-            kept = {k: v for k, v in kept.items() if _op_of(k) not in given.op}
+            kept = {k: v for k, v in stored.items() if given.op and _op_of(k) not in given.op}
             path.write_text(json.dumps(kept | found, indent=1, sort_keys=True) + "\n")
         failed |= _reported(architecture, found, path, given.op)
     return failed

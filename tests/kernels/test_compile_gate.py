@@ -211,7 +211,8 @@ def test_the_command_compiles_compares_and_accepts(tmp_path):
     # Another source may well give the same.
     assert other[1:] == ("0", "1")
     assert changed[1:] == ("1", "1")
-    assert "registers 1 -> " in changed[0]
+    name, said = changed[0].split("\n", 1)
+    assert f"{name}: registers 1 -> " in said
     assert everything[1:] == ("1", n)
 
 
