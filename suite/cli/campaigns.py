@@ -39,6 +39,7 @@ from suite.cli.options import (
 if TYPE_CHECKING:
     from suite.local import Campaign
     from suite.plan import Spec
+    from suite.report import Report
 
 app = typer.Typer()
 
@@ -138,8 +139,8 @@ def reproduce(
     )
     where = Where(on, device, jobs, cpus, gpus, exclusive, verbose)
     statuses = _campaign(matrix, where, store, fresh, timeout, False, save_every, price)
-    contradicted = write_report(store, selection)
-    return ended(statuses) or int(contradicted)
+    made = write_report(store, selection)
+    return ended(statuses) or int(made.contradicted)
 
 
 @app.command()
@@ -153,11 +154,17 @@ def report(
         Path | None,
         typer.Option(help="A Markdown file to put the overview into, between its markers."),
     ] = None,
+    one_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the page here too, with its pictures inside, to send or keep."),
+    ] = None,
 ) -> int:
     """Write tables, curves and the page of a store, or check them."""
     from suite import report as reporting
     from suite.store import Store
 
+    if check and one_file is not None:
+        raise ValueError("--check writes nothing, --one-file writes: leave one of them out")
     if into is not None:
         text, folder = into.read_text(), Path(store).resolve() / "tables"
         prefix = f"{folder.relative_to(into.resolve().parent)}/"
@@ -170,14 +177,18 @@ def report(
             say(problem)
         print("every table re-derives from its records" if not problems else "the check failed")
         return int(bool(problems))
-    contradicted = write_report(store, None)
+    made = write_report(store, None)
     if into is not None:
         into.write_text(fresh)
+    if one_file is not None:
+        page = reporting.one_file(Store(store), made)
+        Store(one_file.parent).write(one_file.name, page.encode())
+        print(f"page with its pictures inside: {one_file.absolute().as_uri()}")
     if open_:
         import webbrowser
 
         webbrowser.open((Path(store).absolute() / "index.html").as_uri())
-    return int(contradicted)
+    return int(made.contradicted)
 
 
 @dataclass(frozen=True)
@@ -302,8 +313,8 @@ def watched(specs: "list[Spec]", campaign: "Campaign", jobs: int | None) -> Coun
     return Counter(statuses)
 
 
-def write_report(uri: str, selection: list[str] | None) -> bool:
-    """Write a store's tables and page, print the verdicts; say if one is CONTRADICTED."""
+def write_report(uri: str, selection: list[str] | None) -> "Report":
+    """Write a store's tables and page, print the verdicts, and return what was written."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -320,4 +331,4 @@ def write_report(uri: str, selection: list[str] | None) -> bool:
         table.add_row(*map(Text, (name, line.what, line.measured, line.goal, line.met)), verdict)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(f"page: {Store(uri).url('index.html')}")
-    return made.contradicted
+    return made

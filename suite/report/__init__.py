@@ -34,7 +34,7 @@ from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
 
-__all__ = ["Line", "Report", "Tables", "build", "check", "embedded", "summary", "write"]
+__all__ = ["Line", "Report", "Tables", "build", "check", "embedded", "one_file", "summary", "write"]
 
 PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
@@ -95,6 +95,18 @@ def build(store: Store) -> Report:
     texts |= faults.render(faults.newest(records)) | attribution.render(records)
     texts |= noise.render(noise.ledger(records))
     return Report(tuple(records), tuple(rejected), derived, texts, tuple(strays))
+
+
+def one_file(store: Store, report: Report) -> str:
+    """The page with its pictures inside: all of a report in one file, to send or to keep.
+
+    Args:
+        store: where the records and pictures are.
+        report: what ``build`` or ``write`` made of them.
+    """
+    from suite.report import page
+
+    return page.render(report, store, _generator(), alone=True)
 
 
 def write(store: Store, out: str | Path | None = None) -> Report:

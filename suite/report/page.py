@@ -1,5 +1,6 @@
-"""Judged rows and curves as one HTML file that needs only the store's pictures beside it."""
+"""Judged rows and curves as one HTML file, with the store's pictures beside it or inside it."""
 
+import base64
 import hashlib
 import math
 import re
@@ -44,12 +45,14 @@ class Figure:
         seed: the run that drew it.
         artifact: its name and place in the store.
         size: width and height in pixels.
+        src: where the page has it from: its path below the store, or itself as a data URI.
     """
 
     row: Row
     seed: int
     artifact: Artifact
     size: tuple[int, int]
+    src: str
 
     @property
     def caption(self) -> str:
@@ -92,13 +95,16 @@ class Chapter:
     footnotes: list[str]
 
 
-def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
+def render(
+    report: "Report", store: Store, generator: Mapping[str, Any], *, alone: bool = False
+) -> str:
     """The page as text: the same records and pictures give the same bytes.
 
     Args:
         report: the judged rows.
         store: where the pictures are.
         generator: the commit and versions to print.
+        alone: hold the pictures and link to no other file, for a page that leaves its store.
     """
     found = report.tables
     found_effects = effects.effects(report.records)
@@ -109,7 +115,8 @@ def render(report: "Report", store: Store, generator: Mapping[str, Any]) -> str:
         .get_template("page.html.j2")
         .render(
             book=files.BOOK,
-            chapters=list(_chapters(report, store)),
+            chapters=list(_chapters(report, store, alone)),
+            alone=alone,
             tables=found,
             records=report.records,
             rejected=report.rejected,
@@ -187,9 +194,9 @@ def searchable(row: Row | ClaimRow) -> str:
     return text.flat(" ".join(parts)).lower()
 
 
-def _chapters(report: "Report", store: Store) -> Iterator[Chapter]:
+def _chapters(report: "Report", store: Store, alone: bool) -> Iterator[Chapter]:
     found = report.tables
-    figures = _figures(found.rows, store)
+    figures = _figures(found.rows, store, alone)
     numbered = {id(r): i for i, r in enumerate((*found.rows, *found.claims))}
     for number in found.chapters:
         tasks = [t for t in found.tasks if t.chapter == number]
@@ -272,7 +279,7 @@ def _scale(shown: Sequence[float]) -> Callable[[float], float]:
     return lambda v: round(min(max(STRIP_EDGE + (v - low) * scale, 1.0), STRIP_WIDTH - 1.0), 1)
 
 
-def _figures(rows: Sequence[Row], store: Store) -> list[Figure]:
+def _figures(rows: Sequence[Row], store: Store, alone: bool) -> list[Figure]:
     """The tasks' pictures, of each row the first seed's."""
     found = []
     for row in rows:
@@ -281,11 +288,11 @@ def _figures(rows: Sequence[Row], store: Store) -> list[Figure]:
             for artifact in record.artifacts:
                 if artifact.name not in seen and PNG.fullmatch(artifact.path):
                     seen.add(artifact.name)
-                    found.append(_figure(row, record.seed, artifact, store))
+                    found.append(_figure(row, record.seed, artifact, store, alone))
     return [figure for figure in found if figure]
 
 
-def _figure(row: Row, seed: int, artifact: Artifact, store: Store) -> Figure | None:
+def _figure(row: Row, seed: int, artifact: Artifact, store: Store, alone: bool) -> Figure | None:
     """A picture that is there and is what its record says it is, or None."""
     content = store.read(artifact.path)
     if content is None or hashlib.sha256(content).hexdigest() != artifact.sha256:
@@ -293,4 +300,5 @@ def _figure(row: Row, seed: int, artifact: Artifact, store: Store) -> Figure | N
     if content[:8] != b"\x89PNG\r\n\x1a\n" or len(content) < 24:
         return None
     width, height = struct.unpack(">II", content[16:24])
-    return Figure(row, seed, artifact, (width, height))
+    inside = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return Figure(row, seed, artifact, (width, height), inside if alone else artifact.path)

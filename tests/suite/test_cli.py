@@ -105,6 +105,14 @@ def test_run_then_report_then_check(command_line, tmp_path):
     assert "REPRODUCED" in shown
     assert "index.html" in shown
     assert command_line("report", "--check", "--store", tmp_path)[0] == 0
+    alone = tmp_path / "elsewhere" / "alone.html"
+    code, _, said = command_line("report", "--check", "--one-file", alone, "--store", tmp_path)
+    assert (code, alone.exists()) == (2, False)
+    assert "leave one of them out" in said
+    code, shown, _ = command_line("report", "--one-file", alone, "--store", tmp_path)
+    assert code == 0
+    assert alone.as_uri() in shown
+    assert "<title>" in alone.read_text()
 
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- results:begin -->\nstale\n<!-- results:end -->\nafter\n")

@@ -1,3 +1,4 @@
+import base64
 import csv
 import io
 import json
@@ -668,6 +669,16 @@ def test_pictures_are_shown_only_if_they_are_what_the_record_says(tmp_path):
     html = rendered(store)
     assert re.findall(r'<img src="([^"]*)"', html) == [good.path]
     assert 'alt="a: fixed, laptop, seed 0"' in html
+    inside = base64.b64encode(png()).decode()
+    alone = report.one_file(store, report.build(store))
+    assert re.findall(r'<img src="([^"]*)"', alone) == [f"data:image/png;base64,{inside}"]
+
+
+def test_a_page_alone_links_to_no_other_file(store):
+    built = report.build(store)
+    places = re.findall(r'href="([^"#][^"]*)"', report.one_file(store, built))
+    assert places == ["data:,"]
+    assert 'href="tables/index.md"' in rendered(store)
 
 
 def test_rejected_files_and_other_kinds_are_mentioned(store):

@@ -126,7 +126,8 @@ def test_nothing_is_fetched_and_nothing_fails(page, url):
     assert page.get_log("browser") == []
 
 
-def test_pictures_are_shown(page):
+def pictures_appear(page):
+    """The first picture is loaded and is the pixel that it should be."""
     images = page.find_elements("css selector", "article img")
     assert images
     for details in page.find_elements("css selector", "details"):
@@ -135,6 +136,23 @@ def test_pictures_are_shown(page):
     eventually(
         page, lambda: page.execute_script("return arguments[0].naturalWidth === 1", images[0])
     )
+
+
+def test_pictures_are_shown(page):
+    pictures_appear(page)
+
+
+def test_one_file_shows_its_pictures_far_from_the_store(page, url, tmp_path):
+    store = Store(url.removeprefix("file://").rpartition("/")[0])
+    alone = tmp_path / "alone.html"
+    alone.write_text(report.one_file(store, report.build(store)))
+    page.get_log("performance")
+    page.get(alone.as_uri())
+    pictures_appear(page)
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    sent = {e["params"]["request"]["url"] for e in events if e["method"].endswith("WillBeSent")}
+    assert {u for u in sent if not u.startswith("data:")} == {alone.as_uri()}
+    assert page.get_log("browser") == []
 
 
 def test_titles_are_text(page):
