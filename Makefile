@@ -37,6 +37,8 @@ reproduce: $(STAMP)
 smoke: $(STAMP)
 	$(SUITE) run 'ch*' --profile smoke --store $(STORE)
 
+# The tests start hundreds of processes: without its bytecode each would compile the project anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests
 
