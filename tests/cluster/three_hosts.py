@@ -30,6 +30,8 @@ LIMIT_S = 600
 
 def missing():
     """What keeps this machine from being three hosts, or None."""
+    if not {"FDL_HOST_TESTS", "FDL_CLUSTER_TESTS"} & os.environ.keys():
+        return "starts sshds and a cluster: runs with FDL_HOST_TESTS=1, and in make test-cluster"
     if not sys.platform.startswith("linux"):
         return "needs Linux: other systems have no 127.0.0.2"
     for program, package in {
