@@ -162,6 +162,24 @@ def test_listing_reads_text_and_imports_no_task(tmp_path):
     assert summary["chapter"] == "90"
 
 
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ('"""Copying: a net.\n\nMore.\n"""\n', "Copying: a net"),
+        ("# A comment.\n\nr'''One line.'''\n", "One line"),
+        ('"""Copying."""\ndef broken(:\n', "Copying"),
+        ("import ast\n", ""),
+        ("", ""),
+    ],
+)
+def test_a_task_is_listed_by_its_docstring_whatever_follows(tmp_path, monkeypatch, text, title):
+    file = tmp_path / "ch90_toys" / "listed.py"
+    file.parent.mkdir()
+    file.write_text(text)
+    monkeypatch.setattr(task, "source_path", lambda name: file)
+    assert task.summary("ch90.listed")["title"] == title
+
+
 def test_version_follows_the_models_and_the_formulas_of_kernels_but_not_their_launchers():
     assert task._shared_source("kernels.dnc").name == "__init__.py"
     assert task._shared_source("kernels.dnc.reference").name == "reference.py"
