@@ -27,6 +27,7 @@ from suite.verdict import (
 
 REFUSED = "REFUSED"
 NO_TARGET = "NO TARGET"
+CHANGED = "CHANGED"
 NOT_RUN = "NOT RUN"
 
 # Verdict -> its sign, and what it means, in the order in which they are listed.
@@ -65,6 +66,11 @@ LEGEND = {
         "–",
         "Not judged. Nobody states a number for this variant; it is there to be compared with.",
     ),
+    CHANGED: (
+        "≠",
+        "Not judged. The runs had other settings than the task's, which stand beside its name, or "
+        "ended at the target: they may solve another problem than the one the target is for.",
+    ),
     NOT_RUN: ("·", "Claimed, but at least one of the two sides has not been run."),
 }
 
@@ -102,6 +108,8 @@ class Row:
         """A key of LEGEND."""
         if self.verdict is None:
             return NO_TARGET
+        if self.series.overrides:
+            return CHANGED
         return REFUSED if _refused(self.group, [self.series]) else self.verdict.verdict
 
     @property
@@ -111,6 +119,8 @@ class Row:
             return _refusal([self.series])
         if self.verdict is None or self.word == REPRODUCED:
             return ""
+        if self.word == CHANGED:
+            return self.note
         return _sentences(self.note, self.verdict.detail)
 
     @cached_property

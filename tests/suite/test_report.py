@@ -336,6 +336,14 @@ def test_changed_configs_enter_no_claim():
     assert [r.word for r in judged(changed, runs(*GOOD, claims=[claim()]))] == ["NOT RUN"]
 
 
+@pytest.mark.parametrize("extra", [{"overrides": {"tasks": "1"}}, {"stop_at_target": True}])
+def test_changed_configs_are_shown_beside_the_target_and_not_judged(extra):
+    (row,) = tables.derive(runs(*GOOD, extra=extra)).rows
+    assert (row.word, row.why) == ("CHANGED", "")
+    assert row.met.startswith("5 of 5")
+    assert row.measured.estimate == pytest.approx(sum(GOOD) / 5)
+
+
 def test_claims_hold_for_their_profiles_only():
     assert not judged(runs(*GOOD, profile="smoke", claims=[claim()]))
 
