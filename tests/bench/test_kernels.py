@@ -63,9 +63,10 @@ def test_torch_against_the_reference(benchmark, described, workload):
 def test_a_step_against_the_pypi_package(benchmark, described, workload):
     if "PyPI dnc" not in providers(workload.op):
         pytest.skip("the PyPI package dnc is not installed")
+    calls = _calls(workload, "torch", "PyPI dnc")
     benchmark.group = workload.op
     described(workload, "torch")
-    compare(benchmark, *_calls(workload, "torch", "PyPI dnc"))
+    compare(benchmark, *calls)
 
 
 @pytest.mark.parametrize("workload", [*_workloads(("linear.linear",), linear_cases.LAYERS)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kernels.bench import measure as measuring
-from kernels.bench.accuracy import FLOOR, Gate
+from kernels.bench.accuracy import FLOOR, MORE_DRAWS, Gate
 from kernels.bench.measure import measure
 from kernels.bench.providers import Call, CannotRun, Provider, differentiable, flat, providers
 from kernels.bench.roofline import PEAKS, Work, bound_s, peaks, work
@@ -107,6 +107,25 @@ def test_what_is_wrong_is_found(factor, gradient, wrong):
     found = gate.check(small("dnc.usage"), scaled(factor, gradient))
     assert [a.of for a in found if not a.ok] == wrong
     assert all(a.limit >= FLOOR[a.of][torch.float32] for a in found)
+
+
+def test_who_is_off_in_one_draw_is_judged_by_more_of_them():
+    gate, drawn = Gate(providers("dnc.usage")["reference"]), []
+
+    def build(unlucky):
+        def built(w):
+            drawn.append(w.seed)
+            return scaled(1.0, 1.00002 if unlucky(w.seed) else 1.0).build(w)
+
+        return Provider("off", built)
+
+    assert all(a.ok for a in gate.check(small("dnc.usage"), build(lambda seed: seed == 0)))
+    assert drawn == [*range(1 + MORE_DRAWS)]
+    wrong = gate.check(small("dnc.usage"), build(lambda seed: True))
+    assert [a.of for a in wrong if not a.ok] == ["gradients"]
+    drawn.clear()
+    gate.check(small("dnc.usage"), build(lambda seed: False))
+    assert drawn == [0]
 
 
 def test_nan_and_other_shapes_are_wrong():
