@@ -25,6 +25,7 @@ Run = Callable[[Any, Any], Generator[Yielded, None, None]]
 
 PROFILES = ("smoke", "laptop", "paper")
 MODES = ("max", "min", "near")
+QUOTES = ("'''", '"""', '"', "'")
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
@@ -376,7 +377,7 @@ def version(name: str) -> str:
         if path in done:
             continue
         tree = _without_docstrings(ast.parse(path.read_bytes()))
-        done[path] = ast.unparse(tree)
+        done[path] = ast.unparse(_Quoted().visit(tree))
         todo += [p for m in _imported(tree) if (p := _shared_source(m)) is not None]
     text = "\n".join(done[p] for p in sorted(done, key=_within_checkout))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -395,6 +396,27 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
                 if ast.get_docstring(node, clean=False) is not None:
                     node.body = node.body[1:]
     return tree
+
+
+class _Quoted(ast.NodeTransformer):
+    """F-strings written with quotes that do not occur in them, so that all Pythons agree.
+
+    Python 3.12 takes single ones whatever stands inside; those before and after it do not.
+    """
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Name:
+        self.generic_visit(node)
+        text = ast.unparse(node)
+        old = next(q for q in QUOTES if text.startswith(f"f{q}"))
+        body = text[1 + len(old) : -len(old)]
+        new = next((q for q in QUOTES[::-1] if q not in body), old)
+        # A name is written as it is.
+        return ast.Name(f"f{new}{body}{new}")
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.FormattedValue:
+        # Its format is an f-string too, and has no quotes.
+        node.value = self.visit(node.value)
+        return node
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

@@ -189,6 +189,25 @@ def test_version_follows_the_models_and_the_formulas_of_kernels_but_not_their_la
     assert task._shared_source("suite.store") is None
 
 
+@pytest.mark.parametrize(
+    ("written", "hashed"),
+    [
+        ("f'{x}'", "f'{x}'"),
+        ("f\"{', '.join(x)} of {y['n']:,}\"", "f\"{', '.join(x)} of {y['n']:,}\""),
+        ("f'{x!r:>{width}.{digits}f}{{}}'", "f'{x!r:>{width}.{digits}f}{{}}'"),
+        ("f'''{x[\"a\"]} \"of\" {y}'''", 'f"""{x[\'a\']} "of" {y}"""'),
+        ("f\"{f'{x}' if x else 'none'}\"", "f\"{(f'{x}' if x else 'none')}\""),
+        ("g(f\"it's {x}\", 'it')", "g(f\"it's {x}\", 'it')"),
+    ],
+)
+def test_every_python_hashes_f_strings_alike(written, hashed):
+    quoted = ast.unparse(task._Quoted().visit(ast.parse(written)))
+    assert quoted == hashed
+    # Python 3.12 writes some of them in another way.
+    if sys.version_info[:2] != (3, 12):
+        assert quoted == ast.unparse(ast.parse(written))
+
+
 def test_version_does_not_depend_on_where_the_checkout_stands(tmp_path):
     root = Path(task.__file__).parent.parent
     code = "from suite import task; print(*(task.version(n) for n in task.names()))"
