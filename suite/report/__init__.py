@@ -29,6 +29,7 @@ from suite.report import (
     series,
     sweeps,
     tables,
+    versions,
 )
 from suite.report.tables import Line, Tables
 from suite.report.text import plural
@@ -52,7 +53,7 @@ class Report:
         rejected: the files that are no valid records.
         tables: the judged rows.
         files: path below the store -> text of each table.
-        strays: a sentence for each explanation of what is not here.
+        strays: a sentence for each explanation, and each version, of what is not here.
     """
 
     records: tuple[Record, ...]
@@ -89,9 +90,12 @@ def build(store: Store) -> Report:
             records.append(record)
     records.sort(key=lambda r: r.record_id)
     explained = explanations.read(store)
-    derived = tables.derive(records, explained)
+    same = versions.read(store)
+    derived = tables.derive(records, explained, same)
     strays = explanations.strays(explained, [*derived.rows, *derived.claims])
-    texts = files.render(derived, [*_notes(records, rejected), *strays]) | kernels.render(records)
+    strays += versions.strays(same, records)
+    notes = [*_notes(records, rejected, same), *strays]
+    texts = files.render(derived, notes) | kernels.render(records)
     texts |= faults.render(faults.newest(records)) | attribution.render(records)
     texts |= noise.render(noise.ledger(records))
     return Report(tuple(records), tuple(rejected), derived, texts, tuple(strays))
@@ -193,7 +197,9 @@ def embedded(text: str, report: Report, prefix: str) -> str:
     return f"{before}{BEGIN}\n{linked}\n{END}{after}"
 
 
-def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]:
+def _notes(
+    records: Sequence[Record], rejected: Iterable[Rejected], alike: versions.Same
+) -> list[str]:
     """What the overview has to say beside its rows."""
     tabulated, struck = ("train", "micro", "check", "attribution"), faults.newest(records)
     same = [r for r in records if r.ab_block and verdict.same_code(r.ab_block)]
@@ -202,7 +208,7 @@ def _notes(records: Sequence[Record], rejected: Iterable[Rejected]) -> list[str]
     foreign = sum(r.micro is not None and r.micro.producer == "foreign" for r in records)
     timed = any(r.kind in ("micro", "check") for r in records)
     attributed = any(r.kind == "attribution" for r in records)
-    groups = series.group(records)
+    groups = series.group(records, alike)
     return [
         *(["What the kernels cost: tables/kernels.md."] if timed else []),
         *(["What they do to the tasks: tables/attribution.md."] if attributed else []),

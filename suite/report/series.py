@@ -9,6 +9,7 @@ from typing import Any
 
 from suite.record import FINISHED, Record
 from suite.report.text import plural
+from suite.report.versions import Same
 from suite.task import Claim, Target
 
 STEPS_TO_TARGET = "steps_to_target"
@@ -175,13 +176,18 @@ class Group:
         return next(iter(targets + claimed), None)
 
 
-def group(records: Iterable[Record]) -> list[Group]:
-    """Sort training records into groups and series, whatever order they come in."""
+def group(records: Iterable[Record], same: Same | None = None) -> list[Group]:
+    """Sort training records into groups and series, whatever order they come in.
+
+    Args:
+        records: of any kind.
+        same: which versions of a task count as one.
+    """
     found: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         if record.kind == "train":
             found[record.task.id, record.task.profile].append(record)
-    groups = [_group(found[key]) for key in found]
+    groups = [_group(found[key], same or {}) for key in found]
     return sorted(groups, key=lambda g: (g.newest.task.chapter, g.task, rank(g.profile)))
 
 
@@ -236,10 +242,13 @@ def _claim(content: Mapping[str, Any]) -> Claim:
     return Claim(**{**content, "profiles": tuple(content.get("profiles", Claim.profiles))})
 
 
-def _group(records: list[Record]) -> Group:
+def _group(records: list[Record], same: Same) -> Group:
+    def version(record: Record) -> str:
+        return same.get((record.task.id, record.task.version), record.task.version)
+
     newest = max(records, key=_age)
-    current = [r for r in records if r.task.version == newest.task.version]
-    older = [r for r in records if r.task.version != newest.task.version]
+    current = [r for r in records if version(r) == version(newest)]
+    older = [r for r in records if version(r) != version(newest)]
     found: dict[tuple[str, ...], list[Record]] = defaultdict(list)
     for record in current:
         if record.status != "skipped":
@@ -250,7 +259,7 @@ def _group(records: list[Record]) -> Group:
         series=tuple(Series(tuple(_one_per_seed(found[key]))) for key in order),
         newest=newest,
         older=len(older),
-        older_versions=len({r.task.version for r in older}),
+        older_versions=len({version(r) for r in older}),
     )
 
 

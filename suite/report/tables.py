@@ -10,6 +10,7 @@ from suite.report.explanations import Explanations
 from suite.report.rows import LEGEND, ClaimRow, Row, TaskRow, label
 from suite.report.series import Group, Series, group, rank
 from suite.report.text import flat, goal, interval
+from suite.report.versions import Same
 from suite.stats import holm
 from suite.task import Claim
 from suite.verdict import judge_claim, judge_target
@@ -56,14 +57,17 @@ class Line:
     why: str
 
 
-def derive(records: Iterable[Record], explained: Explanations | None = None) -> Tables:
+def derive(
+    records: Iterable[Record], explained: Explanations | None = None, same: Same | None = None
+) -> Tables:
     """Sort records into series, and judge them.
 
     Args:
         records: of training runs, in any order.
         explained: why verdicts are what they are.
+        same: which versions of a task count as one.
     """
-    groups = [g for g in group(records) if g.series]
+    groups = [g for g in group(records, same) if g.series]
     said = explained or {}
     rows = tuple(_noted(row, said) for g in groups for row in _rows(g))
     claims = tuple(_noted(row, said) for g in groups for row in _claim_rows(g))
