@@ -8,6 +8,7 @@ campaigns that write the same thing write the same file.
 import contextlib
 import hashlib
 import os
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -128,6 +129,17 @@ class Store:
                 return bytes(self.fs.cat_file(self.path(name)))
             except FileNotFoundError:
                 return None
+
+    def read_toml(self, name: str) -> dict[str, object]:
+        """The content of a TOML file; nothing where there is none.
+
+        Raises:
+            ValueError: it is no TOML; the message says which file and where.
+        """
+        try:
+            return tomllib.loads((self.read(name) or b"").decode())
+        except ValueError as error:
+            raise ValueError(f"{self.path(name)}: {error}") from error
 
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""

@@ -10,7 +10,6 @@ What runs show is known when they have ended, and a sentence in the task's own f
 a change of the task.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 
 from suite.report.rows import ClaimRow, Row
@@ -29,15 +28,8 @@ def read(store: Store) -> Explanations:
     Raises:
         ValueError: the file is not what it should be; the message says where.
     """
-    content = store.read(FILE)
-    if content is None:
-        return {}
-    try:
-        tables = tomllib.loads(content.decode())
-    except ValueError as error:
-        raise ValueError(f"{store.path(FILE)}: {error}") from error
     found = {}
-    for task, profiles in tables.items():
+    for task, profiles in store.read_toml(FILE).items():
         for profile, named in _table(store, profiles, task).items():
             for name, sentence in _table(store, named, task, profile).items():
                 if not isinstance(sentence, str) or not sentence.strip():

@@ -10,7 +10,6 @@ For runs whose hash was made in another way, or a change that moved code and com
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 
 from suite.record import Record
@@ -28,16 +27,8 @@ def read(store: Store) -> Same:
     Raises:
         ValueError: the file is not what it should be; the message says where.
     """
-    content = store.read(FILE)
-    if content is None:
-        return {}
-    where = store.path(FILE)
-    try:
-        tables = tomllib.loads(content.decode())
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    found = {}
-    for task, pairs in tables.items():
+    where, found = store.path(FILE), {}
+    for task, pairs in store.read_toml(FILE).items():
         if not isinstance(pairs, dict):
             raise ValueError(f"{where}, {task}: {pairs!r} is not a table of hashes")
         for version, other in pairs.items():

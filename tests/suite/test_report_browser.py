@@ -111,14 +111,19 @@ def variants(page):
     return texts(page, '.results tbody[data-task="ch05.mnist"] tr.row th b')
 
 
+def requested(page):
+    """The addresses that were asked for since the log was last read."""
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    return [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+
+
 def test_nothing_is_fetched_and_nothing_fails(page, url):
     for details in page.find_elements("css selector", "details"):
         page.execute_script("arguments[0].open = true; arguments[0].scrollIntoView()", details)
     page.execute_async_script("setTimeout(arguments[0], 300)")
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    sent = [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
+    sent = requested(page)
     assert url in sent
     assert not [u for u in sent if not u.startswith(("file://", "data:"))]
     beside = url.rpartition("/")[0] + "/artifacts/"
@@ -149,9 +154,7 @@ def test_one_file_shows_its_pictures_far_from_the_store(page, url, tmp_path):
     page.get_log("performance")
     page.get(alone.as_uri())
     pictures_appear(page)
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    sent = {e["params"]["request"]["url"] for e in events if e["method"].endswith("WillBeSent")}
-    assert {u for u in sent if not u.startswith("data:")} == {alone.as_uri()}
+    assert {u for u in requested(page) if not u.startswith("data:")} == {alone.as_uri()}
     assert page.get_log("browser") == []
 
 
