@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import pickle
+import random
 import re
 import signal
 import zlib
@@ -15,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-from suite import exact, run, space, task
+from suite import checkpoint, exact, run, space, task
 from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store
@@ -34,6 +35,8 @@ EACH_VARIANT = [
     for n in NAMES
     for v in task.find(n).variants
 ]
+DEFAULTS = [next(p for p in EACH_VARIANT if p.values[0] == n) for n in NAMES]
+OTHERS = [p for p in EACH_VARIANT if p not in DEFAULTS]
 
 
 def test_the_tasks_are_those_of_this_checkout():
@@ -45,13 +48,28 @@ def _spec(name, variant):
     return expand([name], profile="smoke", variants=[variant], seeds=[0])[0]
 
 
-@functools.cache
 def _smoke(name, variant):
     """A smoke run's record, with its pictures; several tests look at the same one."""
-    store = Store(f"memory://contract-{os.getpid()}")
+    return _run(name, variant)[0]
+
+
+@functools.cache
+def _run(name, variant):
+    """A smoke run's record, and a snapshot of it at a row that is drawn from all but the last.
+
+    The snapshot is None where there is no such row.
+    """
+    store, spec = Store(f"memory://contract-{os.getpid()}"), _spec(name, variant)
     in_full = variant == next(iter(task.find(name).variants))
+    draw, kept, rows = random.Random(f"{name} {variant}"), [], 0
     with contextlib.nullcontext() if in_full else _sketched():
-        return run.execute(_spec(name, variant), store=store, figures=True, placement=ALONE)
+        attempt = run.Attempt(spec, store=store, figures=True, placement=ALONE)
+        for rows, _ in enumerate(attempt.rows(), 1):
+            # How many there will be is not known: each takes the place of those before it with
+            # the probability that makes all of them equally likely.
+            if attempt.ctx.kept and draw.random() < 1 / rows:
+                kept.append((rows, checkpoint.pack(attempt.snapshot())))
+    return attempt.end(), next((s for n, s in reversed(kept) if n < rows), None)
 
 
 def _sketched():
@@ -167,22 +185,42 @@ def test_a_task_draws(name):
     assert any(drawn)
 
 
-@pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
+@pytest.mark.parametrize(("name", "variant"), DEFAULTS)
 def test_a_run_that_is_stopped_and_resumed_ends_in_the_same_bytes(name, variant, tmp_path):
     """The same seed gives the same numbers, and where in the run it is stopped does not matter."""
-    t = task.find(name)
-    if variant in t.nondeterministic:
-        pytest.skip(f"declared nondeterministic: {t.nondeterministic[variant]}")
+    _skip_nondeterministic(name, variant)
     whole = _smoke(name, variant).train
     store, rows = Store(str(tmp_path)), len(whole.curve["step"])
     if rows > 1:
         stop_after = 1 + zlib.crc32(f"{name} {variant}".encode()) % (rows - 1)
         _stopped(_spec(name, variant), store, stop_after)
-    again = run.execute(_spec(name, variant), store=store, placement=ALONE).train
-    assert again.params_sha256 == whole.params_sha256
-    timed = ("train_s", *(k for k in whole.curve if k.endswith("_s")))
-    assert {k: v for k, v in again.curve.items() if k not in timed} == {
-        k: v for k, v in whole.curve.items() if k not in timed
+    again = run.execute(_spec(name, variant), store=store, placement=ALONE)
+    _are_the_same(again.train, whole)
+
+
+@pytest.mark.parametrize(("name", "variant"), OTHERS)
+def test_a_run_that_goes_on_from_a_snapshot_ends_in_the_same_bytes(name, variant):
+    """Another set-up and what was kept are all that decides how it goes on."""
+    _skip_nondeterministic(name, variant)
+    whole, snapshot = _run(name, variant)
+    assert snapshot or len(whole.train.curve["step"]) == 1
+    snapshot = checkpoint.unpack(snapshot) if snapshot else None
+    again = run.Attempt(_spec(name, variant), snapshot=snapshot, placement=ALONE)
+    for _ in again.rows():
+        pass
+    _are_the_same(again.end().train, whole.train)
+
+
+def _skip_nondeterministic(name, variant):
+    if reason := task.find(name).nondeterministic.get(variant):
+        pytest.skip(f"declared nondeterministic: {reason}")
+
+
+def _are_the_same(one, other):
+    assert one.params_sha256 == other.params_sha256
+    timed = ("train_s", *(k for k in other.curve if k.endswith("_s")))
+    assert {k: v for k, v in one.curve.items() if k not in timed} == {
+        k: v for k, v in other.curve.items() if k not in timed
     }
 
 

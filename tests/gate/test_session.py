@@ -1,5 +1,6 @@
 """Live sessions on a small repository: what is kept, for what is found depends on the machine."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 from rich.console import Console
@@ -86,6 +88,17 @@ def test_dies(benchmark):
 )
 
 
+def few_rounds():
+    """Sessions that time little: what they find depends on the machine, and nobody asks for it."""
+    return mock.patch.multiple(sessions, ROUNDS=2, PATIENCE=1.0)
+
+
+@pytest.fixture(autouse=True)
+def _live_sessions_time_little(request):
+    with few_rounds() if "repo" in request.fixturenames else contextlib.nullcontext():
+        yield
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory):
     root = tmp_path_factory.mktemp("repo")
@@ -119,7 +132,8 @@ def worktrees(root):
 def session(repo, tmp_path_factory):
     """Two pairs of the two revisions: the verdict, and the store."""
     store = Store(str(tmp_path_factory.mktemp("store")))
-    return compare(repo, "old", "HEAD", Plan({2: 0.01}, again=0), store), store
+    with few_rounds():
+        return compare(repo, "old", "HEAD", Plan({2: 0.01}, again=0), store), store
 
 
 def test_every_benchmark_is_timed_or_said_why_not(session):
