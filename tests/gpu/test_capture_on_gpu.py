@@ -7,10 +7,6 @@ from torch import nn
 from kernels import dispatch, dnc
 from kernels.dnc import cases
 
-pytestmark = pytest.mark.skipif(
-    not torch.cuda.is_available() or dispatch.INTERPRETED,
-    reason="needs a CUDA GPU and FDL_GPU_TESTS=1",
-)
 CASE = cases.Case("captured", 3, 17, 8, 2)
 
 
@@ -48,3 +44,9 @@ def test_replays_are_what_the_module_gives(impl):
                 (features.square().sum() + words.square().sum()).backward()
             results.append([features, words, *(p.grad.clone() for p in net.parameters())])
         torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+# At the end, so that what cannot be collected is found everywhere; for the whole file, because
+# without a GPU there would be a thousand skipped tests to hand out.
+if not torch.cuda.is_available() or dispatch.INTERPRETED:
+    pytest.skip("needs a CUDA GPU and FDL_GPU_TESTS=1", allow_module_level=True)
