@@ -22,8 +22,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 if "FDL_GPU_TESTS" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Several test processes share the cores: threads that spin while they wait would starve them.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Several test processes share the cores: threads of their own would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -28,10 +28,17 @@ ALONE = Placement(
 )
 
 
-# The tests of a task stay in one process, so that they share its smoke runs.
-EACH = [pytest.param(n, marks=pytest.mark.xdist_group(n)) for n in NAMES]
+def _together(name):
+    """The tests of a task stay in one process, so that they share its smoke runs.
+
+    So do all tasks with a variant of RLlib, which takes a process many seconds to import.
+    """
+    return pytest.mark.xdist_group("rllib" if "rllib" in task.find(name).variants else name)
+
+
+EACH = [pytest.param(n, marks=_together(n)) for n in NAMES]
 EACH_VARIANT = [
-    pytest.param(n, v, id=f"{n}-{v}", marks=pytest.mark.xdist_group(n))
+    pytest.param(n, v, id=f"{n}-{v}", marks=_together(n))
     for n in NAMES
     for v in task.find(n).variants
 ]
@@ -60,9 +67,8 @@ def _run(name, variant):
     The snapshot is None where there is no such row.
     """
     store, spec = Store(f"memory://contract-{os.getpid()}"), _spec(name, variant)
-    in_full = variant == next(iter(task.find(name).variants))
     draw, kept, rows = random.Random(f"{name} {variant}"), [], 0
-    with contextlib.nullcontext() if in_full else _sketched():
+    with _each_picture_rendered_once(name):
         attempt = run.Attempt(spec, store=store, figures=True, placement=ALONE)
         for rows, _ in enumerate(attempt.rows(), 1):
             # How many there will be is not known: each takes the place of those before it with
@@ -72,17 +78,26 @@ def _run(name, variant):
     return attempt.end(), next((s for n, s in reversed(kept) if n < rows), None)
 
 
-def _sketched():
-    """Draw everything, but coarse, not laid out and once, which saves most of a picture's time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+_rendered = set()
+
+
+def _each_picture_rendered_once(task_name):
+    """Have every variant draw, and no more than the first to draw a picture wait for its pixels."""
+    in_full = run.Context.figure
+
+    def figure(ctx, name, draw):
+        again = (task_name, name) in _rendered
+        _rendered.add((task_name, name))
+        with _no_pixels() if again else contextlib.nullcontext():
+            in_full(ctx, name, draw)
+
+    return mock.patch.object(run.Context, "figure", figure)
+
+
+def _no_pixels():
     from matplotlib.figure import Figure
 
-    def sketch(figure, content, *, metadata, **_):
-        figure.set_layout_engine("none")
-        figure.set_dpi(20)
-        FigureCanvasAgg(figure).print_png(content, metadata=metadata)
-
-    return mock.patch.object(Figure, "savefig", sketch)
+    return mock.patch.object(Figure, "savefig", lambda figure, content, **_: content.write(b""))
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -371,11 +371,15 @@ def _suite(*arguments):
         process.wait()
 
 
-def test_a_stopped_sweep_goes_on_and_repeats_nothing(tmp_path):
+def test_a_stopped_sweep_goes_on_and_repeats_nothing(cluster, tmp_path):
     """Stopped by Ctrl-C after its first trial, killed in its second, it ends at the third call."""
+    import ray
+
     store, sign = tmp_path / "store", tmp_path / "sign"
     command = ["sweep", TOY, "--grid", "lr=0.01,0.05,0.1", "--jobs", "1", "--set", f"sign={sign}"]
     command += ["--set", "fault=wait", "--set", "fault_at=8", "--store", store]
+    # A cluster that outlives who drives the sweep, as one of several machines does.
+    command += ["--on", ray.get_runtime_context().gcs_address]
 
     def found():
         return list(store.glob("sweeps/*/records/*/*.json"))
