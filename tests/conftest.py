@@ -36,7 +36,7 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # Each of these groups keeps one process busy for minutes, mostly waiting. They are begun first, and
 # the processors' own work fills the gaps.
-FIRST = ("hosts", "ray", "sweeps", "gate", "faults")
+FIRST = ("hosts", "ray", "sweeps", "gate")
 
 
 def pytest_collection_modifyitems(items):

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_checks import survived
 
-from suite import cluster, driver, slot
+from suite import cluster, driver, faults, slot
 from suite.cluster import Cluster, ClusterError, Node
 from suite.dispatch import ATTEMPTS, Run
 from suite.driver import Resources
@@ -352,6 +353,18 @@ def test_authentication_is_never_left_unsaid(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert cluster._settings(private=False, verbose=True) == {}
     assert cluster._settings(private=True, verbose=True)["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_run_survives_the_loss_of_its_node(ray2, toy, tmp_path):
+    """The last test of this cluster: it takes one of the two nodes."""
+    import ray
+
+    uri, address = str(tmp_path / "store"), ray.get_runtime_context().gcs_address
+    setting = faults.Setting(uri, address, save_every_s=0.0)
+    node_kill = [faults.Injection("node_kill", 0.5)]
+    records = list(faults.inject(toy("quick", profile="laptop"), node_kill, setting))
+    survived(records, uri, lost_steps=1)
+    assert [n.address for n in ray2.nodes()] == [records[0].placement.node] == ["127.0.0.2"]
 
 
 def suite(*arguments):

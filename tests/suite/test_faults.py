@@ -1,8 +1,7 @@
 """Faults on purpose: struck runs end as runs left alone do, and the record says what it cost."""
 
-import os
-
 import pytest
+from fault_checks import survived
 from record_factory import make_record
 
 from suite import faults, report
@@ -47,23 +46,6 @@ def test_a_node_is_not_killed_where_it_is_the_only_one(on, toy, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def _check(records, store, uri, lost_steps):
-    assert {r.faults[0].kind for r in records}
-    for r in records:
-        assert r.kind == "fault"
-        assert r.status in ("ok", "target_missed")
-        assert r.fault.same_params is True
-        assert r.fault.step == 4
-        assert r.fault.of_steps == 8
-        assert r.fault.lost_steps == lost_steps
-        assert r.fault.recovery_s > 0
-        assert 0 < r.fault.goodput < 1
-        assert r.fault.detected_s is not None
-        assert r.train.steps == 8
-    assert {r.record_id for r in store.scan()} == {r.record_id for r in records}
-    assert not [name for name in os.listdir(uri) if name.startswith(".faults")]
-
-
 def test_a_driver_lost_on_one_machine(toy, tmp_path):
     uri = str(tmp_path / "store")
     store, said = Store(uri), []
@@ -72,7 +54,7 @@ def test_a_driver_lost_on_one_machine(toy, tmp_path):
     specs = toy("quick", profile="laptop")
     records = list(faults.inject(specs, driver_kill, setting, say=said.append))
     # The row is reported before its snapshot is written, so the fault costs one step at least.
-    _check(records, store, uri, lost_steps=1)
+    survived(records, uri, lost_steps=1)
     again = list(faults.inject(specs, driver_kill, setting, say=said.append))
     assert [r.record_id for r in again] == [r.record_id for r in records]
     assert said[-1].endswith("already done")
@@ -86,17 +68,7 @@ def test_what_a_worker_had_not_saved_is_lost_with_it(toy, tmp_path):
     setting = Setting(uri, save_every_s=1e9)
     records = list(faults.inject(toy("quick", profile="laptop"), worker_kill, setting))
     assert records[0].faults[0].kind == "worker_kill"
-    _check(records, Store(uri), uri, lost_steps=4)
-
-
-@pytest.mark.xdist_group("faults")
-def test_node_lost_on_a_cluster(toy, tmp_path):
-    uri = str(tmp_path / "store")
-    setting = Setting(uri, "ray:2", save_every_s=0.0)
-    specs = toy("quick", profile="laptop")
-    records = list(faults.inject(specs, [Injection("node_kill", 0.5)], setting))
-    _check(records, Store(uri), uri, lost_steps=1)
-    assert records[0].placement.node == "127.0.0.2"
+    survived(records, uri, lost_steps=4)
 
 
 def _struck(**changes):
