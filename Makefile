@@ -40,7 +40,7 @@ smoke: $(STAMP)
 # The tests start hundreds of processes: without its bytecode each would compile the project anew.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup tests
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder tests
 
 # Three hosts that lose power, network and driver in the middle of a campaign. Needs root, for network
 # namespaces, and Debian's openssh-server, openssh-client, rsync and iproute2.

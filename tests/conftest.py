@@ -34,17 +34,24 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-# Each of these groups keeps one process busy for minutes, mostly waiting. They are begun first, and
-# the processors' own work fills the gaps.
+# Each of these groups keeps one process busy for minutes, mostly waiting for processes that it has
+# started. They are begun first, and the others take what they leave of the processors.
 FIRST = ("hosts", "ray", "sweeps", "gate")
 
 
-def pytest_collection_modifyitems(items):
-    def rank(item):
-        groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
-        return next((i for i, name in enumerate(FIRST) if name in groups), len(FIRST))
+def _rank(item):
+    groups = {mark.args[0] for mark in item.iter_markers("xdist_group")}
+    return next((i for i, name in enumerate(FIRST) if name in groups), len(FIRST))
 
-    items.sort(key=rank)
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=_rank)
+
+
+def pytest_runtest_setup(item):
+    beside_others = "PYTEST_XDIST_WORKER" in os.environ
+    if beside_others and _rank(item) == len(FIRST) and os.nice(0) == 0:
+        os.nice(10)
 
 
 @pytest.fixture(autouse=True)
