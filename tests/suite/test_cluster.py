@@ -88,12 +88,13 @@ def test_a_silent_slot_is_given_up_and_its_run_ends_elsewhere(
     """What a partition looks like from the driver: no answer and no error."""
     monkeypatch.setattr("suite.driver.SILENCE_S", 8.0)
     wait = toy("wait", overrides={"sign": str(tmp_path / "sign")}, profile="laptop")
-    frozen, events = [], []
+    frozen, events, priorities = [], [], set()
 
     def listen(event, spec, content):
         events.append(event)
         if event == "row" and not frozen:
             for pid in family_of_slots():
+                priorities.add(os.getpriority(os.PRIO_PROCESS, pid))
                 os.kill(pid, signal.SIGSTOP)
                 frozen.append(pid)
 
@@ -105,6 +106,8 @@ def test_a_silent_slot_is_given_up_and_its_run_ends_elsewhere(
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     assert frozen
+    # It stood behind no other process for the processors.
+    assert priorities == {os.getpriority(os.PRIO_PROCESS, 0)}
     assert events.count("again") == 1
     assert record.status in ("ok", "target_missed")
     assert record.attempt == 2
