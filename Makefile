@@ -5,8 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SUITE := $(BIN)/suite
 STAMP := $(VENV)/.installed
-# Two more than the cores: the tests of clusters and of the gate mostly wait.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 2)' 2>/dev/null || echo auto)
+# One more than the cores: the tests of clusters and of the gate mostly wait.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)' 2>/dev/null || echo auto)
 STORE ?= runs
 SEEDS ?= 0
 JOBS ?=
