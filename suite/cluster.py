@@ -26,8 +26,6 @@ FORWARDED = ("SUITE_DATA", "SUITE_OFFLINE", "TRITON_INTERPRET", "PYTHONPATH")
 OBJECT_STORE_BYTES = 100_000_000
 # Where a run finds what its slot reserved for actors of its own.
 SHARE = "SUITE_CLUSTER_SHARE"
-# How far Ray's workers step back behind other processes.
-NICENESS = "RAY_worker_niceness"
 
 # Ray's own words reach a user through its log files; these keep them from the terminal, and an
 # out-of-memory task from being tried for ever.
@@ -37,6 +35,10 @@ QUIET = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_task_oom_retries": "1",
 }
+
+# By its default Ray's workers step back behind every other process of the machine, which a run
+# that is timed on this machine's own processes does not.
+PRIVATE = {"RAY_worker_niceness": "0"}
 
 
 class ClusterError(OSError):
@@ -161,12 +163,9 @@ def _environment(changes: dict[str, str]) -> Iterator[None]:
 
 def _settings(*, private: bool, verbose: bool) -> dict[str, str]:
     """What the environment must say before Ray is imported."""
-    found = {} if verbose else {k: v for k, v in QUIET.items() if k not in os.environ}
+    wanted = (PRIVATE if private else {}) | ({} if verbose else QUIET)
+    found = {k: v for k, v in wanted.items() if k not in os.environ}
     if private:
-        # By its default Ray's workers step back behind every other process of the machine, which
-        # a run that is timed on this machine's own processes does not.
-        if NICENESS not in os.environ:
-            found[NICENESS] = "0"
         # A key of its own: another user of this machine could otherwise run code as this one.
         return found | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     if "RAY_AUTH_MODE" not in os.environ:
