@@ -1,3 +1,4 @@
+import functools
 import os
 import secrets
 import signal
@@ -22,8 +23,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 if "FDL_GPU_TESTS" not in os.environ:
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Several test processes share the cores: threads of their own would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Several test processes share the cores: threads that spin while they wait would starve them, and
+# several threads in each would only wait for each other. A benchmark is alone and keeps its own.
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if BESIDE_OTHERS:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell has what it starts in the background ignore Ctrl-C, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -49,9 +54,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    beside_others = "PYTEST_XDIST_WORKER" in os.environ
-    if beside_others and _rank(item) == len(FIRST) and os.nice(0) == 0:
-        os.nice(10)
+    if BESIDE_OTHERS and _rank(item) == len(FIRST):
+        _step_back()
+
+
+@functools.cache
+def _step_back():
+    os.nice(10)
 
 
 @pytest.fixture(autouse=True)

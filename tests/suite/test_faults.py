@@ -46,16 +46,17 @@ def test_a_node_is_not_killed_where_it_is_the_only_one(on, toy, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-def test_a_driver_lost_on_one_machine(toy, tmp_path):
+def test_worker_and_driver_lost_on_one_machine(toy, tmp_path):
     uri = str(tmp_path / "store")
     store, said = Store(uri), []
     setting = Setting(uri, save_every_s=0.0)
-    driver_kill = [Injection("driver_kill", 0.5)]
+    both = [Injection("worker_kill", 0.5), Injection("driver_kill", 0.5)]
     specs = toy("quick", profile="laptop")
-    records = list(faults.inject(specs, driver_kill, setting, say=said.append))
+    records = list(faults.inject(specs, both, setting, say=said.append))
+    assert [r.faults[0].kind for r in records] == ["worker_kill", "driver_kill"]
     # The row is reported before its snapshot is written, so the fault costs one step at least.
     survived(records, uri, lost_steps=1)
-    again = list(faults.inject(specs, driver_kill, setting, say=said.append))
+    again = list(faults.inject(specs, both, setting, say=said.append))
     assert [r.record_id for r in again] == [r.record_id for r in records]
     assert said[-1].endswith("already done")
     # A fault is no result of the run: the run itself is still to be done.

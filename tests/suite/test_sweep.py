@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
@@ -269,31 +270,38 @@ def test_an_exploited_trial_keeps_the_weights_and_takes_its_own_rate(trial, tmp_
 # On Ray
 
 
-def test_a_grid_is_complete_and_what_fails_or_dies_is_a_state(run, tmp_path):
-    faults = ("segfault", "", "nan", "raise", "kill_once")
-    sign = str(tmp_path / "sign")
+def test_a_grid_is_complete_and_what_fails_is_a_state(run, tmp_path):
+    store = run(
+        space={"fault": Choice(("", "nan", "raise")), "lr": Choice((0.01, 0.05))}, search="grid"
+    )
+    by_fault = Counter((r.config.resolved["fault"], r.status) for r in store.scan())
+    assert sum(by_fault.values()) == 6
+    assert by_fault["nan", "nan"] == 2
+    assert by_fault["raise", "crashed"] == 2
+    assert sum(n for (fault, _), n in by_fault.items() if not fault) == 2
+    assert all(r.placement.scheduler == "ray" for r in store.scan())
+    # No table of results rests on a trial.
+    assert report.build(Store(str(tmp_path))).records == ()
+
+
+def test_a_trial_that_died_goes_on_elsewhere_and_one_that_always_dies_is_given_up(run, tmp_path):
+    faults = ("segfault", "", "kill_once")
     store = run(
         save_every_s=0.0,
         space={"fault": Choice(faults)},
         search="grid",
-        overrides={"sign": sign},
+        overrides={"sign": str(tmp_path / "sign")},
     )
     found = {fault: [] for fault in faults}
     for r in sorted(store.scan(), key=lambda r: r.attempt):
-        assert r.placement.scheduler == "ray"
         found[r.config.resolved["fault"]].append(r)
-    statuses = {fault: [r.status for r in records] for fault, records in found.items()}
-    # A process that always dies does not end the sweep, and one that died once goes on elsewhere.
-    assert statuses["segfault"] == ["killed"] * (1 + sweep.RESTARTS)
-    assert (statuses["nan"], statuses["raise"]) == (["nan"], ["crashed"])
+    assert [r.status for r in found["segfault"]] == ["killed"] * (1 + sweep.RESTARTS)
     [well], (died, lived) = found[""], found["kill_once"]
     assert died.status == "killed"
     assert {well.status, lived.status} <= {"ok", "target_missed"}
     assert lived.parent_record_id == died.record_id
     assert lived.clock.recovery_s > 0
     assert lived.train.curve["step"] == [float(i) for i in range(1, 9)]
-    # No table of results rests on a trial.
-    assert report.build(Store(str(tmp_path))).records == ()
 
 
 def test_asha_stops_what_falls_behind(run):
@@ -323,7 +331,7 @@ def test_a_population_is_changed_on_the_way(run):
 
 
 def test_a_budget_ends_what_has_no_end(run):
-    store = run(jobs=1, space=LR, samples=2, overrides={"steps": 10**7}, budget_s=3.0)
+    store = run(space=LR, samples=2, overrides={"steps": 10**7}, budget_s=3.0)
     assert {r.status for r in store.scan()} <= {"stopped"}
 
 
