@@ -35,7 +35,7 @@ from suite.report.tables import Line, Tables
 from suite.report.text import plural
 from suite.store import Rejected, Store
 
-__all__ = ["Line", "Report", "Tables", "build", "check", "embedded", "one_file", "summary", "write"]
+__all__ = ["Line", "Report", "Tables", "build", "check", "embedded", "one_file", "write"]
 
 PROVENANCE = "tables/PROVENANCE.json"
 PAGE = "index.html"
@@ -70,11 +70,6 @@ class Report:
     def summary(self, tasks: Iterable[str] | None = None) -> list[Line]:
         """The verdicts, one line each, for a terminal; of the given task ids only."""
         return tables.summary(self.tables, tasks)
-
-
-def summary(records: Iterable[Record], tasks: Iterable[str] | None = None) -> list[Line]:
-    """The verdicts on some records, one line each, for a terminal."""
-    return tables.summary(tables.derive(records), tasks)
 
 
 def build(store: Store) -> Report:
