@@ -1,3 +1,6 @@
+import dataclasses
+import functools
+
 import pytest
 import torch
 from triton.runtime import interpreter
@@ -26,7 +29,22 @@ def _remap_once_a_launch():
     interpreter.GridExecutor.__call__, interpreter._patch_lang = launched, remap_once
 
 
+def _as_compiled():
+    """Leave out what a compiled kernel leaves out too: whether an integer sum fits its type.
+
+    It takes the interpreter a third of its time, and without ``debug``, which the tests of the
+    bounds set, it throws the answer away. Nor need it make a table of dtypes at each operation.
+    """
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
+    look_up = interpreter._get_np_dtype
+    of_number = functools.cache(look_up)
+    # A pointer's type has no hash.
+    interpreter._get_np_dtype = lambda t: look_up(t) if t.scalar.is_ptr() else of_number(t.scalar)
+
+
 _remap_once_a_launch()
+_as_compiled()
 
 # PyTorch notes at its first use of a default device which functions obey one: not the poisoned ones
 # of below, or the real ones would obey none for the rest of the process.

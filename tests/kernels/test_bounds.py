@@ -4,6 +4,7 @@ A compiled kernel that steps over an edge reads whatever lies there, and mostly 
 it reads NaN, which spreads, or writes over one, which is seen.
 """
 
+import dataclasses
 import functools
 import importlib
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.interpreter import interpreter_builder
 
 from kernels import compile_gate
 
@@ -32,6 +34,14 @@ ODD = {
     "lstm": ("no multiples", "several blocks"),
     "ntm": ("no multiples", "several tiles, five shifts"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _offsets_fit(monkeypatch):
+    """An integer sum that 32 bits do not hold is an error here."""
+    asked = {"sanitize_overflow": True, "debug": True}
+    options = dataclasses.replace(interpreter_builder.options, **asked)
+    monkeypatch.setattr(interpreter_builder, "options", options)
 
 
 class Fence:
@@ -146,3 +156,17 @@ def test_a_kernel_that_reads_beyond_its_tensor_is_seen(fence):
     _copied[(1,)](x, out, 6, BLOCK=8)
     assert out[:5].isfinite().all()
     assert out[5].isnan()
+
+
+@triton.jit
+def _counted(out_p, FIRST):
+    n = FIRST + tl.arange(0, 2)
+    tl.store(out_p + tl.arange(0, 2), n)
+
+
+def test_an_offset_that_does_not_fit_is_seen():
+    out = torch.zeros(2, dtype=torch.int32)
+    _counted[(1,)](out, 2**31 - 2)
+    assert out.tolist() == [2**31 - 2, 2**31 - 1]
+    with pytest.raises(triton.runtime.errors.InterpreterError, match="int32 overflow"):
+        _counted[(1,)](out, 2**31 - 1)
