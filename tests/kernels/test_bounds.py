@@ -39,8 +39,7 @@ ODD = {
 @pytest.fixture(autouse=True)
 def _offsets_fit(monkeypatch):
     """An integer sum that 32 bits do not hold is an error here."""
-    asked = {"sanitize_overflow": True, "debug": True}
-    options = dataclasses.replace(interpreter_builder.options, **asked)
+    options = dataclasses.replace(interpreter_builder.options, sanitize_overflow=True, debug=True)
     monkeypatch.setattr(interpreter_builder, "options", options)
 
 
