@@ -47,6 +47,7 @@ class Campaign:
         strike: a fault to inject into each run's first attempt.
         prompt: report each row at once, also from afar, for who measures when it came.
         price_per_hour: of a machine, in USD, for the cost of each run.
+        worker: a worker process that has been started ahead, for the first of the runs.
         campaign_id: the name the records carry.
     """
 
@@ -61,6 +62,7 @@ class Campaign:
     strike: Strike | None = None
     prompt: bool = False
     price_per_hour: float | None = None
+    worker: Worker | None = None
     campaign_id: str = dataclasses.field(
         default_factory=lambda: datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + os.urandom(3).hex()
     )
@@ -184,6 +186,23 @@ def _inline(runs: list[Run], campaign: Campaign, listen: Listener) -> Iterator[R
         yield record
 
 
+@contextlib.contextmanager
+def ahead(campaign: Campaign) -> Iterator[Campaign]:
+    """The campaign with its first worker on its way, while the caller still plans the runs.
+
+    Both import PyTorch, which is most of the time of a small command: so they do it at once.
+    """
+    if campaign.inline or campaign.backend or not campaign.store.shared:
+        yield campaign
+        return
+    with tempfile.TemporaryDirectory(prefix="suite-") as folder, stoppable():
+        worker = Worker(campaign.store.uri, Path(folder) / "worker.log")
+        try:
+            yield dataclasses.replace(campaign, worker=worker)
+        finally:
+            worker.end()
+
+
 def _pooled(runs: list[Run], campaign: Campaign, listen: Listener) -> Iterator[Record]:
     placement = _placement(campaign, runs, inline=False)
     with tempfile.TemporaryDirectory(prefix="suite-") as folder, stoppable() as stop:
@@ -216,7 +235,8 @@ class _Pool:
             listen,
         )
         self.dispatcher = Dispatcher(runs, silence_s=math.inf, attempts=campaign.attempts)
-        self.workers = {str(n): self._worker(str(n)) for n in range(placement.workers)}
+        self.workers = {"0": campaign.worker or self._worker("0")}
+        self.workers |= {str(n): self._worker(str(n)) for n in range(1, placement.workers)}
         self.leases: dict[str, Lease] = {}
         for name in self.workers:
             self.dispatcher.join(name, runs[0].needs, 0.0)

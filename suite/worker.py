@@ -7,6 +7,7 @@ a record with its state: the parent writes it when the worker no longer can.
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import multiprocessing
 import os
 import signal
@@ -217,9 +218,14 @@ def _serve(link: Connection, uri: str, log: Path, parent: int) -> None:
     out = os.open(log, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
+    # Half a million objects come with the imports, and stay: to look for garbage among them, now
+    # or in the middle of a run, would take a fifth of this start or a tenth of a second each time.
+    gc.disable()
     from suite.run import Interrupted, execute, warm_up
 
     warm_up()
+    gc.freeze()
+    gc.enable()
     store = Store(uri)
     with contextlib.suppress(EOFError):
         while True:

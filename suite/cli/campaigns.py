@@ -222,7 +222,7 @@ def _campaign(
     price: float | None,
 ) -> Counter[str]:
     """Run a matrix and return how many runs came to which status."""
-    from suite.local import Campaign
+    from suite.local import Campaign, ahead
     from suite.store import Store
 
     campaign = Campaign(
@@ -235,7 +235,8 @@ def _campaign(
     )
     if where.on == "local":
         where.refuse_what_only_clusters_have()
-        return watched(matrix(device=own_device(where.device)), campaign, where.jobs)
+        with ahead(campaign) as campaign:
+            return watched(matrix(device=own_device(where.device)), campaign, where.jobs)
     return _on_cluster(matrix, where, campaign)
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from suite.local import Campaign, stoppable
+from suite.local import Campaign, ahead, stoppable
 from suite.store import Store
 
 
@@ -84,6 +84,35 @@ def test_a_run_that_hangs_is_ended(toy, store, monkeypatch):
     assert by_variant["hang"].status == "timeout"
     assert "killed" in by_variant["hang"].status_detail
     assert by_variant["quick"].status in ("ok", "target_missed")
+
+
+def test_the_worker_that_was_started_ahead_has_the_first_run(toy, store):
+    with ahead(Campaign(store)) as campaign:
+        worker = campaign.worker
+        (record,) = campaign.run(toy())
+    assert worker.draft["run_id"] == record.run_id
+
+
+def test_no_worker_outlives_a_mistake_in_the_plan(store):
+    workers = []
+
+    def plan():
+        with ahead(Campaign(store)) as campaign:
+            workers.append(campaign.worker)
+            raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        plan()
+    (worker,) = workers
+    assert worker.process.exitcode == -signal.SIGKILL
+    assert not worker.log.parent.exists()
+
+
+@pytest.mark.parametrize("uri", [None, "memory://ahead"])
+def test_no_worker_is_started_ahead_where_the_runs_are_in_this_process(store, uri):
+    asked = Campaign(Store(uri) if uri else store, inline=not uri)
+    with ahead(asked) as campaign:
+        assert campaign is asked
 
 
 @contextlib.contextmanager
