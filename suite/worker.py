@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class Worker:
         self.process = context.Process(
             target=_serve, args=(theirs, uri, self.log, os.getpid()), daemon=False
         )
-        with no_main_module():
+        with spawning():
             self.process.start()
         theirs.close()
         self.job: Job | None = None
@@ -199,27 +200,35 @@ def _oom_kills() -> int | None:
 
 
 @contextlib.contextmanager
-def no_main_module() -> Iterator[None]:
-    """Keep a spawned worker from importing the parent's script again: it needs none of it."""
+def spawning() -> Iterator[None]:
+    """Have a process that is started meanwhile import no script and leave Ctrl-C to its parent.
+
+    It needs nothing of the parent's script. And a terminal sends Ctrl-C to it too, perhaps before
+    it can say that it ignores it: so it starts with the signal blocked.
+    """
     main = sys.modules["__main__"]
     saved = {k: main.__dict__.pop(k) for k in ("__file__",) if k in main.__dict__}
     spec, main.__spec__ = main.__spec__, None
+    # It is started with the first process, and unblocks the signal when it is.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         main.__dict__.update(saved)
         main.__spec__ = spec
 
 
 def _serve(link: Connection, uri: str, log: Path, parent: int) -> None:
     """The worker's life: import once, then run what comes through the link."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_ctrl_c()
     die_with(parent)
     out = os.open(log, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    # Half a million objects come with the imports, and stay: to look for garbage among them, now
-    # or in the middle of a run, would take a fifth of this start or a tenth of a second each time.
+    # What the imports bring stays: to look for garbage among it would take a tenth of this start,
+    # and .3 s each time in the middle of a run.
     gc.disable()
     from suite.run import Interrupted, execute, warm_up
 
@@ -260,6 +269,12 @@ def _reporter(link: Connection, job: Job) -> Callable[[str, Any], None]:
                 time.sleep(60)
 
     return report
+
+
+def ignore_ctrl_c() -> None:
+    """Ignore what a terminal sends to the whole group: the parent says when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def die_with(parent: int) -> None:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
 import traceback
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.attribute.request import Arm
-from suite.worker import die_with, no_main_module
+from suite.worker import die_with, ignore_ctrl_c, spawning
 
 TIMEOUT_S = 1800.0
 POLL_S = 0.2
@@ -40,7 +39,7 @@ class Side:
         self.process = context.Process(
             target=_serve, args=(theirs, arm, threads, log, os.getpid()), daemon=False
         )
-        with no_main_module():
+        with spawning():
             self.process.start()
         theirs.close()
 
@@ -84,7 +83,7 @@ class Side:
 
 def _serve(link: Connection, arm: Arm, threads: int, log: Path, parent: int) -> None:
     """The process's life: begin the run, then do what it is asked to."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_ctrl_c()
     die_with(parent)
     out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
     os.dup2(out, 1)

@@ -93,6 +93,13 @@ def test_the_worker_that_was_started_ahead_has_the_first_run(toy, store):
     assert worker.draft["run_id"] == record.run_id
 
 
+def test_ctrl_c_does_not_reach_a_worker_that_is_starting(toy, store):
+    with ahead(Campaign(store)) as campaign:
+        os.kill(campaign.worker.process.pid, signal.SIGINT)
+        (record,) = campaign.run(toy())
+    assert campaign.worker.draft["run_id"] == record.run_id
+
+
 def test_no_worker_outlives_a_mistake_in_the_plan(store):
     workers = []
 
