@@ -7,6 +7,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
@@ -235,17 +236,36 @@ class _Pool:
             listen,
         )
         self.dispatcher = Dispatcher(runs, silence_s=math.inf, attempts=campaign.attempts)
-        self.workers = {"0": campaign.worker or self._worker("0")}
-        self.workers |= {str(n): self._worker(str(n)) for n in range(1, placement.workers)}
+        self.needs = runs[0].needs
+        self.workers: dict[str, Worker] = {}
         self.leases: dict[str, Lease] = {}
-        for name in self.workers:
-            self.dispatcher.join(name, runs[0].needs, 0.0)
+        self._join("0", campaign.worker or self._worker("0"))
+        self.opened_s = self.workers["0"].created_s
+        self.ready_s: float | None = None
 
     def _worker(self, name: str) -> Worker:
         return Worker(self.campaign.store.uri, self.folder / f"worker-{name}.log")
 
+    def _join(self, name: str, worker: Worker) -> None:
+        self.workers[name] = worker
+        self.dispatcher.join(name, self.needs, 0.0)
+
+    def _rest_join(self) -> None:
+        """Start the other workers once the first has run for as long as it took to start.
+
+        That is where what they can save begins to outweigh what they cost: they import PyTorch
+        for seconds, beside the first, which has by then often done all runs of a small task.
+        """
+        now = time.perf_counter()
+        if self.ready_s is None and self.workers["0"].draft:
+            self.ready_s = now
+        if self.ready_s is not None and now - self.ready_s >= self.ready_s - self.opened_s:
+            for n in range(len(self.workers), min(self.placement.workers, self.dispatcher.left)):
+                self._join(str(n), self._worker(str(n)))
+
     def turn(self) -> Iterator[Record]:
         """Give idle workers runs, wait a little, and take in what the others have sent."""
+        self._rest_join()
         for name in self.workers:
             self._give(name)
         wait([w.link for w in self.workers.values() if w.job], timeout=0.5)

@@ -67,6 +67,7 @@ class Worker:
 
     def __init__(self, uri: str, log: Path) -> None:
         self.log = log
+        self.created_s = time.perf_counter()
         context = multiprocessing.get_context("spawn")
         self.link, theirs = context.Pipe()
         self.process = context.Process(

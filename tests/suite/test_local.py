@@ -41,6 +41,16 @@ def test_a_matrix_runs_and_is_not_run_again(toy, store, inline):
     assert {r.run_id: r.train.params_sha256 for r in fresh} == params
 
 
+def test_runs_that_take_a_while_run_at_the_same_time(toy, store, tmp_path):
+    # Each waits for the other: one after the other they would come to the profile's limit.
+    there = tmp_path / "there"
+    there.mkdir()
+    specs = toy("meet", seeds=range(2), overrides={"sign": str(there)})
+    records, _ = _campaign(store, specs, jobs=2)
+    assert len(list(there.iterdir())) == 2
+    assert [r.status for r in records] == ["ok"] * 2
+
+
 def test_memory_stores_run_inline(toy):
     records, _ = _campaign(Store(f"memory://local-{os.getpid()}"), toy(), jobs=2)
     assert records[0].placement.scheduler == "inline"

@@ -26,6 +26,7 @@ FAULTS = (
     "exit",
     "nan",
     "wait",
+    "meet",
     "second",
     "pace",
 )
@@ -47,6 +48,11 @@ def fail(fault: str, sign: str) -> float:
         first = not Path(sign).exists()
         Path(sign).touch()
         time.sleep(3.0 * first)
+        return 0.0
+    if fault == "meet":
+        Path(sign, str(os.getpid())).touch()
+        while len(os.listdir(sign)) < 2:
+            time.sleep(0.01)
         return 0.0
     if fault == "second":
         time.sleep(1.0)
