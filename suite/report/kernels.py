@@ -159,10 +159,15 @@ def render(records: Sequence[Record]) -> dict[str, str]:
         of_op = [line for line in found if line.micro.op == op]
         for machine in dict.fromkeys(machine_of(line.record) for line in of_op):
             here = [line for line in of_op if machine_of(line.record) == machine]
+            untimed = _untimed(here)
+            shown = [line for line in here if _cell(line.record) not in untimed]
             parts.append(f"{md(machine)}, {md(_versions(here))}\n")
             parts.append(
-                text.md_table([n for n, _ in COLUMNS], ([c(x) for _, c in COLUMNS] for x in here))
+                text.md_table([n for n, _ in COLUMNS], ([c(x) for _, c in COLUMNS] for x in shown))
+                if shown
+                else ""
             )
+            parts.append(_left_out(untimed.values()))
     if checks:
         parts.append("## Checks on the device\n")
         parts.append(text.md_table(CHECK_HEAD, map(_check, checks)))
@@ -170,6 +175,35 @@ def render(records: Sequence[Record]) -> dict[str, str]:
     page += "".join(f"\n- {note}" for note in footnotes(page))
     rows = ([cell(line) for _, cell in CSV_COLUMNS] for line in found)
     return {PAGE: page.rstrip("\n") + "\n", CSV: text.csv_table([n for n, _ in CSV_COLUMNS], rows)}
+
+
+def _untimed(here: Iterable[Line]) -> dict[tuple[Any, ...], Line]:
+    """One line of each call that was skipped for one reason, whoever computes it."""
+    cells: dict[tuple[Any, ...], list[Line]] = {}
+    for line in here:
+        cells.setdefault(_cell(line.record), []).append(line)
+    return {
+        cell: found[0]
+        for cell, found in cells.items()
+        if all(line.record.status == "skipped" for line in found)
+        and len({line.why for line in found}) == 1
+    }
+
+
+def _left_out(skipped: Iterable[Line]) -> str:
+    """What a table would say again for every provider, once for each reason."""
+    reasons: dict[str, dict[tuple[str, str, str], list[str]]] = {}
+    for line in skipped:
+        call = line.micro.case, _size(line), line.micro.dtype
+        reasons.setdefault(line.why, {}).setdefault(call, []).append(line.micro.mode)
+    return "".join(
+        f"No provider has a time here; {md(why)}\n\n"
+        + "".join(
+            f"- {md(case)} ({md(size)}), {code(dtype)}, {' and '.join(map(code, modes))}\n"
+            for (case, size, dtype), modes in calls.items()
+        )
+        for why, calls in reasons.items()
+    )
 
 
 def _versions(here: Sequence[Line]) -> str:

@@ -220,6 +220,23 @@ def test_a_store_of_runs_alone_has_no_table_of_kernels(store):
     assert tables(store) == {}
 
 
+def test_what_no_provider_was_timed_at_is_named_once(store):
+    request = dataclasses.replace(SMALL, ops=("dnc.link",))
+    bench.run(request.sessions(), store, most_gflop=1e-9)
+    bench.run(SMALL.sessions(), store, measured=Fake())
+    made = tables(store)
+    link = made["tables/kernels.md"].partition("## `dnc.link`")[2].partition("## `dnc.usage`")[0]
+    assert rows(link) == []
+    assert link.count("copy task") == link.count("skipped: more than") == 1
+    assert "`forward` and `full`" in link
+    # The CSV file has every row all the same.
+    assert made["tables/kernels.csv"].count("skipped: more than") == 4
+    # One provider that was skipped stays beside those that were not.
+    some = Outcome("torch", "skipped", "planted")
+    bench.run(SMALL.sessions(), store, measured=Fake(torch=some), fresh=True)
+    assert tables(store)["tables/kernels.md"].count("skipped: planted") == 2
+
+
 def test_the_newest_session_speaks(store):
     request = dataclasses.replace(SMALL, modes=("forward",))
     bench.run(request.sessions(), store, measured=Fake())
