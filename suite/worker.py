@@ -207,18 +207,19 @@ def spawning() -> Iterator[None]:
     It needs nothing of the parent's script. And a terminal sends Ctrl-C to it too, perhaps before
     it can say that it ignores it: so it starts with the signal blocked.
     """
+    # Python's tracker of resources starts with the first process, and unblocks the signal.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     main = sys.modules["__main__"]
     saved = {k: main.__dict__.pop(k) for k in ("__file__",) if k in main.__dict__}
     spec, main.__spec__ = main.__spec__, None
-    # It is started with the first process, and unblocks the signal when it is.
-    resource_tracker.ensure_running()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         main.__dict__.update(saved)
         main.__spec__ = spec
+        # Last: a Ctrl-C that came meanwhile is raised here.
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _serve(link: Connection, uri: str, log: Path, parent: int) -> None:
