@@ -96,8 +96,13 @@ class Campaign:
                 run.figures = spec.seed == first[spec.task]
                 todo.append(run)
         if todo:
-            inline = _inline if self.inline or not self.store.shared else _pooled
-            yield from (self.backend or inline)(todo, self, listen)
+            backend = self.backend or (_pooled if self.pooled else _inline)
+            yield from backend(todo, self, listen)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the runs go to worker processes of this machine."""
+        return self.backend is None and not self.inline and self.store.shared
 
     def limit_s(self, spec: Spec) -> float:
         """The seconds a run may take."""
@@ -193,7 +198,7 @@ def ahead(campaign: Campaign) -> Iterator[Campaign]:
 
     Both import PyTorch, which is most of the time of a small command: so they do it at once.
     """
-    if campaign.inline or campaign.backend or not campaign.store.shared:
+    if not campaign.pooled:
         yield campaign
         return
     with tempfile.TemporaryDirectory(prefix="suite-") as folder, stoppable():

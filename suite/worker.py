@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,7 @@ class Worker:
     def __init__(self, uri: str, log: Path) -> None:
         self.log = log
         self.created_s = time.perf_counter()
-        context = multiprocessing.get_context("spawn")
-        self.link, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(theirs, uri, self.log, os.getpid()), daemon=False
-        )
-        with spawning():
-            self.process.start()
-        theirs.close()
+        self.process, self.link = spawned(_serve, uri, log)
         self.job: Job | None = None
         self.draft: dict[str, Any] = {}
         self.began = 0.0
@@ -200,8 +194,22 @@ def _oom_kills() -> int | None:
     return next((int(s.split()[1]) for s in lines if s.startswith("oom_kill ")), None)
 
 
+def spawned(serve: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:
+    """A new process that calls ``serve(link, *arguments, parent)``, and our end of the link.
+
+    The first thing to do there is to ``settle``.
+    """
+    context = multiprocessing.get_context("spawn")
+    link, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, *arguments, os.getpid()), daemon=False)
+    with _spawning():
+        process.start()
+    theirs.close()
+    return process, link
+
+
 @contextlib.contextmanager
-def spawning() -> Iterator[None]:
+def _spawning() -> Iterator[None]:
     """Have a process that is started meanwhile import no script and leave Ctrl-C to its parent.
 
     It needs nothing of the parent's script. And a terminal sends Ctrl-C to it too, perhaps before
@@ -224,11 +232,7 @@ def spawning() -> Iterator[None]:
 
 def _serve(link: Connection, uri: str, log: Path, parent: int) -> None:
     """The worker's life: import once, then run what comes through the link."""
-    ignore_ctrl_c()
-    die_with(parent)
-    out = os.open(log, os.O_CREAT | os.O_RDWR | os.O_TRUNC | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    out = settle(log, parent)
     # What the imports bring stays: to look for garbage among it would take a tenth of this start,
     # and .3 s each time in the middle of a run.
     gc.disable()
@@ -273,10 +277,16 @@ def _reporter(link: Connection, job: Job) -> Callable[[str, Any], None]:
     return report
 
 
-def ignore_ctrl_c() -> None:
-    """Ignore what a terminal sends to the whole group: the parent says when to stop."""
+def settle(log: Path, parent: int) -> int:
+    """Leave Ctrl-C to the parent, die with it, and print to ``log``; return its descriptor."""
+    # A terminal sends Ctrl-C to the whole group, and the parent says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    die_with(parent)
+    out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    return out
 
 
 def die_with(parent: int) -> None:

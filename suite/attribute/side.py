@@ -1,6 +1,5 @@
 """The session's end of the process of an arm."""
 
-import multiprocessing
 import os
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from suite.attribute.request import Arm
-from suite.worker import die_with, ignore_ctrl_c, spawning
+from suite.worker import settle, spawned
 
 TIMEOUT_S = 1800.0
 POLL_S = 0.2
@@ -34,14 +33,7 @@ class Side:
 
     def __init__(self, arm: Arm, threads: int, log: Path, timeout_s: float = TIMEOUT_S) -> None:
         self.log, self.timeout_s = log, timeout_s
-        context = multiprocessing.get_context("spawn")
-        self._link, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(theirs, arm, threads, log, os.getpid()), daemon=False
-        )
-        with spawning():
-            self.process.start()
-        theirs.close()
+        self.process, self._link = spawned(_serve, arm, threads, log)
 
     def ask(self, what: str, *arguments: Any) -> Any:
         """What a method of ``laps.Laps`` returns.
@@ -83,11 +75,7 @@ class Side:
 
 def _serve(link: Connection, arm: Arm, threads: int, log: Path, parent: int) -> None:
     """The process's life: begin the run, then do what it is asked to."""
-    ignore_ctrl_c()
-    die_with(parent)
-    out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
+    settle(log, parent)
     # A pool of compilers would compute beside the other arms.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     from suite.attribute.laps import Laps
