@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -79,7 +79,7 @@ class Campaign:
         """
         return list(self.each(specs, listen))
 
-    def each(self, specs: list[Spec], listen: Listener = _silent) -> Iterator[Record]:
+    def each(self, specs: list[Spec], listen: Listener = _silent) -> Generator[Record]:
         """Like ``run``, one record after another as they come, so that none has to be held."""
         if self.backend is None:
             _refuse_actors(specs)

@@ -150,7 +150,9 @@ def gpu_(
     store: StoreURI = "results",
     only: Annotated[
         list[str] | None,
-        typer.Option(help="tests, tuner, table, lstm, racecheck, paper or compiled. Repeatable."),
+        typer.Option(
+            help="tests, smoke, tuner, table, lstm, racecheck, paper or compiled. Repeatable."
+        ),
     ] = None,
 ) -> int:
     """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""

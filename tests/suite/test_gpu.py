@@ -1,7 +1,9 @@
 """``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from itertools import count
@@ -96,7 +98,7 @@ def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
 
 def test_all_stages_are_there_in_their_order():
     names = [s.name for s in gpu.stages()]
-    assert names == ["tests", "tuner", "table", "lstm", "racecheck", "paper", "compiled"]
+    assert names == ["tests", "smoke", "tuner", "table", "lstm", "racecheck", "paper", "compiled"]
     assert [s.name for s in gpu.chosen(["table", "tests"])] == ["tests", "table"]
     with pytest.raises(ValueError, match="unknown stage 'tabel'; did you mean 'table'"):
         gpu.chosen(["tabel"])
@@ -367,6 +369,60 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
     assert begun == ["variant 1", "variant 0"], "what waits for a GPU is first"
     assert len(this.records) == 1
     assert any("goes on at the next call" in line for line in lines)
+
+
+def test_every_variant_is_started_and_what_failed_is_named(machine, store, toy, monkeypatch):
+    from suite import task
+
+    specs = toy("quick", "raise", "nan", "kill", "slow")
+    monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
+    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: specs)
+    this, lines = this_run(store)
+    assert gpu._smoke(this, 1e6) == 0
+    (record,) = this.records
+    came = {name.split()[1]: outcome for name, outcome in record.check.outcomes.items()}
+    bad = dict.fromkeys(("raise", "nan", "kill"), "failed")
+    assert came == {"quick": "passed", "slow": "passed", **bad}
+    assert record.status == "invalid"
+    assert "RuntimeError: planted" in record.check.output
+    assert any("raise" in line and "planted" in line for line in lines)
+    again, _ = this_run(store)
+    assert gpu._smoke(again, 1e6) == 0
+    assert again.records == []
+
+
+def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
+    from suite import task
+
+    clock, outcome = Clock(), gpu._outcome
+
+    def and_time_is_over(record):
+        clock.at = 100.0
+        os.kill(os.getpid(), signal.SIGTERM)
+        return outcome(record)
+
+    monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
+    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: toy("quick", "hang"))
+    monkeypatch.setattr(gpu, "_outcome", and_time_is_over)
+    monkeypatch.setattr("suite.local.GRACE_S", 0.2)
+    this, _ = this_run(store, seconds=100, clock=clock)
+    assert gpu._smoke(this, 100) == 2
+    assert this.records[0].check.left == 2
+    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: toy("quick"))
+    monkeypatch.setattr(gpu, "_outcome", outcome)
+    again, _ = this_run(store)
+    assert gpu._smoke(again, 1e6) == 0
+    assert [*again.records[0].check.outcomes.values()] == ["passed"]
+
+
+def test_a_package_that_is_missing_is_no_failure_of_a_run():
+    def ended(status, detail=""):
+        return gpu._outcome(SimpleNamespace(status=status, status_detail=detail))
+
+    assert ended("crashed", "ModuleNotFoundError: No module named 'ray'") == "skipped"
+    assert ended("infra_error", "the data set is not here") == "skipped"
+    assert ended("crashed", "RuntimeError: two devices") == "failed"
+    assert ended("target_missed") == "passed"
 
 
 def test_a_machine_without_a_gpu_is_told_what_it_lacks():
