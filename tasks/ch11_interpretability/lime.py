@@ -93,7 +93,7 @@ def on_path(trees: Trees, x_ND: torch.Tensor) -> torch.Tensor:
     for _ in range(trees.depth):
         feature_N = trees.feature_M[node_N]
         inner_N = trees.child_M2[node_N, 0] != node_N
-        gold_ND[torch.arange(len(x_ND))[inner_N], feature_N[inner_N]] = True
+        gold_ND[inner_N.nonzero()[:, 0], feature_N[inner_N]] = True
         x_N = x_ND.gather(1, feature_N[:, None])[:, 0]
         node_N = trees.child_M2[node_N, (x_N > trees.threshold_M[node_N]).long()]
     return gold_ND
