@@ -264,7 +264,9 @@ class ClaimRow:
             return _refusal(self.sides)
         if self.verdict is None:
             missing = [n for n, s in self._named if s is None]
-            return f"Not run under this profile: {', '.join(missing)}."
+            # What has run otherwise, on another device say, is not what the other side ran as.
+            ran_as = f", as {self.impl}" if self.sides else ""
+            return f"Not run under this profile{ran_as}: {', '.join(missing)}."
         detail = "" if self.word == REPRODUCED else self.verdict.detail
         return _sentences(self.note, detail)
 

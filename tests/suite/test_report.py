@@ -317,9 +317,10 @@ def test_p_values_allow_for_all_claims_of_the_task():
 def test_a_claim_of_which_a_side_is_missing_is_not_run():
     (row,) = judged(runs(*GOOD, claims=[claim()]))
     assert row.word == "NOT RUN"
-    assert "dropout" in row.why
+    assert row.why == "Not run under this profile, as torch, cpu: dropout."
     (row,) = judged(runs(*GOOD, variant="else", claims=[claim()]))
     assert row.word == "NOT RUN"
+    assert row.why == "Not run under this profile: dropout, fixed."
 
 
 def test_a_half_run_implementation_does_not_hide_nor_repeat_a_claim():
