@@ -181,13 +181,12 @@ def _tests(this: Run, deadline: float) -> int:
         seconds = min(deadline, this.deadline) - this.now()
         tests = tests.again(pytest_run([], seconds, crowded, at_once=1))
         outcomes |= tests.outcomes
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     for name in sorted(tests.why):
         this.say(f"  {name}: {tests.why[name].strip().splitlines()[-1:]}")
-    output = "\n\n".join(f"{name}\n{tests.why[name]}" for name in sorted(tests.why))
-    check = Check(name="tests/gpu", outcomes=outcomes, left=tests.left, output=output[:MOST_OUTPUT])
-    _put_check(this, "gpu_tests", check, this.now() - begin, failed)
-    this.say(f"tests: {len(tests.outcomes)} run, {len(failed)} failed in all")
+    output = _joined(tests.why)
+    check = Check(name="tests/gpu", outcomes=outcomes, left=tests.left, output=output)
+    failed = _put_check(this, "gpu_tests", check, this.now() - begin)
+    this.say(f"tests: {len(tests.outcomes)} run, {failed} failed in all")
     return tests.left
 
 
@@ -263,10 +262,17 @@ def _parallel(at_once: int | None) -> list[str]:
     """Options of pytest for plug-ins that help where they are installed."""
     options = []
     if importlib.util.find_spec("xdist") is not None:
-        options += ["-n", str(at_once or max(1, len(os.sched_getaffinity(0)) - 2))]
+        options += ["-n", str(at_once or _workers())]
     if importlib.util.find_spec("pytest_timeout") is not None:
         options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
     return options
+
+
+def _workers() -> int:
+    """How many processes compute at a time: two cores are left to what starts and times them."""
+    from suite import provenance
+
+    return max(1, provenance.cores() - 2)
 
 
 def _until(command: list[str], environment: dict[str, str], seconds: float) -> str:
@@ -337,20 +343,21 @@ def _put_check(
     name: str,
     check: Any,
     wall_s: float,
-    failed: Sequence[str],
     extra: dict[str, Any] | None = None,
     run_id: str | None = None,
-) -> None:
+) -> int:
+    """Record some checks; returns how many of them failed."""
     from suite import bench, provenance
     from suite.record import utc
 
+    failed = [*check.outcomes.values()].count("failed")
     record = bench.sealed(
         check,
         run_id=run_id or _check_id(name),
         version=_check_id(name),
         config={"name": name},
         status="invalid" if failed else "ok",
-        status_detail=f"{len(failed)} failed" if failed else "",
+        status_detail=f"{failed} failed" if failed else "",
         wall_s=wall_s,
         started_utc=utc(),
         campaign_id="gpu",
@@ -360,6 +367,12 @@ def _put_check(
     )
     this.store.put(record)
     this.records.append(record)
+    return failed
+
+
+def _joined(why: dict[str, str]) -> str:
+    """Why each of some checks failed, as a record keeps it."""
+    return "\n\n".join(f"{name}\n{why[name]}" for name in sorted(why))[:MOST_OUTPUT]
 
 
 def _lstm(this: Run, deadline: float) -> int:
@@ -454,7 +467,7 @@ def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> None:
     """
     import multiprocessing
 
-    workers = len(os.sched_getaffinity(0)) - 2
+    workers = _workers()
     seconds = (min(deadline, this.deadline) - this.now()) / 3
     if workers < 2 or seconds <= 0 or not sessions:
         return
@@ -619,7 +632,7 @@ def tune_one(this: Run, w: Any, stop: Callable[[], bool], seconds: Any = None) -
     outcomes: dict[str, Any] = {f"{e['kernel']} {e['config']}": "passed" for e in entries}
     check = Check(name=f"tuned {w.op} {w.name}", outcomes=outcomes, left=0)
     extra = {"tuning": entries}
-    _put_check(this, "tuner", check, this.now() - begin, [], extra, _tuning_id(w))
+    _put_check(this, "tuner", check, this.now() - begin, extra, _tuning_id(w))
     this.say(
         f"  {w.op} {w.name!r}: {len(entries)} kernels launch otherwise than the heuristic has it"
     )
@@ -693,9 +706,8 @@ def _racecheck(this: Run, deadline: float) -> int:
             if verdict:
                 outcomes[name] = verdict
     left = len([d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes])
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
     check = Check(name="racecheck", outcomes=outcomes, left=left, output=output)
-    _put_check(this, "racecheck", check, this.now() - begin, failed)
+    _put_check(this, "racecheck", check, this.now() - begin)
     return left
 
 
@@ -730,9 +742,9 @@ def _smoke(this: Run, deadline: float) -> int:
     seconds = min(deadline, this.deadline) - begin
     if not todo or seconds <= 1:
         return len(todo)
-    jobs, why, stop = max(1, len(os.sched_getaffinity(0)) - 2), {}, this.until(deadline)
+    why, stop = dict[str, str](), this.until(deadline)
     with tempfile.TemporaryDirectory() as place, _stopped_after(seconds):
-        campaign = local.Campaign(Store(place), jobs=jobs, timeout_s=2 * GRACE_S)
+        campaign = local.Campaign(Store(place), jobs=_workers(), timeout_s=2 * GRACE_S)
         try:
             with contextlib.closing(campaign.each([names[n] for n in todo.values()])) as ended:
                 for record in ended:
@@ -745,11 +757,9 @@ def _smoke(this: Run, deadline: float) -> int:
             if not stop():
                 raise
     left = len(names) - len(outcomes)
-    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-    output = "\n".join(f"{name}\n{why[name]}" for name in sorted(why))
-    check = Check(name="smoke runs", outcomes=outcomes, left=left, output=output[:MOST_OUTPUT])
-    _put_check(this, "gpu_smoke", check, this.now() - begin, failed)
-    this.say(f"smoke: {len(outcomes)} run, {len(failed)} failed in all")
+    check = Check(name="smoke runs", outcomes=outcomes, left=left, output=_joined(why))
+    failed = _put_check(this, "gpu_smoke", check, this.now() - begin)
+    this.say(f"smoke: {len(outcomes)} run, {failed} failed in all")
     return left
 
 
