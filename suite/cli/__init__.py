@@ -156,6 +156,6 @@ def gpu_(
     ] = None,
 ) -> int:
     """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""
-    from suite import gpu
+    from suite.gpu.command import command
 
-    return gpu.command(budget_minutes, store, only or ())
+    return command(budget_minutes, store, only or ())

@@ -125,7 +125,8 @@ def bench_tune(
     store: StoreURI = DEFAULT_STORE,
 ) -> int:
     """Find launch parameters for this machine's GPU, and write them to kernels/configs."""
-    from suite import gpu
+    from suite.gpu import tuner
+    from suite.gpu.command import check_machine
 
-    gpu.check_machine()
-    return gpu.tune_ops(op or list(gpu.TUNED), store)
+    check_machine()
+    return tuner.tune_ops(op or list(tuner.TUNED), store)

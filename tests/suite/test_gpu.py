@@ -20,7 +20,8 @@ from kernels.bench.measure import Outcome
 from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
-from suite import bench, gpu
+from suite import bench
+from suite.gpu import command, proofs, runs, stage, tables, tuner
 from suite.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -47,12 +48,11 @@ def store(tmp_path):
 def machine(tmp_path, monkeypatch):
     """The stages on a device that is called a GPU and computes on the processor."""
     few = [w for w in workloads("cpu", modes=("full",)) if w.op in ("ntm.address", "dnc.usage")]
-    monkeypatch.setattr(gpu, "DEVICE", "cpu")
     monkeypatch.setattr(bench, "device_name", lambda device: GPU)
     monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
-    monkeypatch.setattr(gpu, "_lstm_matrix", list)
-    monkeypatch.setattr(gpu, "warm", lambda this, sessions, deadline: None)
-    monkeypatch.setattr(gpu, "_barriers", lambda this, deadline: 0)
+    monkeypatch.setattr(tables, "_lstm_matrix", lambda device: [])
+    monkeypatch.setattr(tables, "warm", lambda this, sessions, deadline: None)
+    monkeypatch.setattr(tables, "_barriers", lambda this, deadline: 0)
     monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
     monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
     tuning.forget()
@@ -69,56 +69,56 @@ def timed(workload, names, rounds):
 
 def this_run(store, seconds=1e6, clock=None):
     lines = []
-    made = gpu.Run(store, seconds, clock or Clock(), lines.append)
+    made = stage.Run(store, seconds, clock or Clock(), lines.append, device="cpu")
     return made, lines
 
 
-def stage(name, share, log, takes=0.0, clock=None, left=0):
+def part(name, share, log, takes=0.0, clock=None, left=0):
     def work(this, deadline):
         log.append((name, deadline))
         if clock:
             clock.at += takes
         return left
 
-    return gpu.Stage(name, name, share, work)
+    return stage.Stage(name, name, share, work)
 
 
 def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
     log, clock = [], Clock()
     stages = [
-        stage("a", 1, log, takes=10, clock=clock),
-        stage("b", 1, log, takes=50, clock=clock, left=3),
-        stage("c", 2, log),
+        part("a", 1, log, takes=10, clock=clock),
+        part("b", 1, log, takes=50, clock=clock, left=3),
+        part("c", 2, log),
     ]
-    _, left = gpu.run(store, stages, minutes=2, now=clock, say=lambda line: None)
+    _, left = stage.run(store, stages, minutes=2, now=clock, say=lambda line: None)
     # A quarter of 120 s; a third of the 110 s that are left; all the rest.
     assert log == [("a", pytest.approx(30)), ("b", pytest.approx(10 + 110 / 3)), ("c", 120)]
     assert left == {"a": 0, "b": 3, "c": 0}
 
 
 def test_all_stages_are_there_in_their_order():
-    names = [s.name for s in gpu.stages()]
+    names = [s.name for s in command.stages()]
     assert names == ["tests", "smoke", "tuner", "table", "lstm", "racecheck", "paper", "compiled"]
-    assert [s.name for s in gpu.chosen(["table", "tests"])] == ["tests", "table"]
+    assert [s.name for s in command.chosen(["table", "tests"])] == ["tests", "table"]
     with pytest.raises(ValueError, match="unknown stage 'tabel'; did you mean 'table'"):
-        gpu.chosen(["tabel"])
+        command.chosen(["tabel"])
 
 
 def test_the_table_stops_in_time_and_goes_on_where_it_was(machine, store, monkeypatch):
     monkeypatch.setattr(measure, "measure", timed)
     first, _ = this_run(store, clock=Clock(step=1.0))
-    left = gpu._table(first, 2.5)
+    left = tables.table(first, 2.5)
     assert 0 < left < len(machine)
     second, _ = this_run(store)
-    assert gpu._table(second, 1e6) == 0
+    assert tables.table(second, 1e6) == 0
     assert len({r.run_id for r in first.records} & {r.run_id for r in second.records}) == 0
     third, _ = this_run(store)
-    assert gpu._table(third, 1e6) == 0
+    assert tables.table(third, 1e6) == 0
     assert third.records == []
 
 
 def test_the_matrix_of_lstms_crosses_types_units_batches_lengths_and_modes():
-    found = gpu._lstm_matrix()
+    found = tables._lstm_matrix("cpu")
     assert len(set(found)) == len(found) == 3 * 5 * 3 * 2 * 2
     assert {(w.dtype, w.case.H, w.case.B) for w in found} >= {
         (torch.float16, 1024, 4),
@@ -133,20 +133,20 @@ def test_what_the_table_measured_is_measured_again_only_with_a_compiler(
     known = ["torch", "compile", "triton"]
     monkeypatch.setattr("kernels.bench.providers.defaults", lambda op, device: known)
     first, _ = this_run(store)
-    gpu._table(first, 1e6)
+    tables.table(first, 1e6)
     assert {r.impl for r in first.records} == {"torch", "triton"}
     second, _ = this_run(store)
-    gpu._compiled(second, 1e6)
+    tables.compiled(second, 1e6)
     assert {r.impl for r in second.records} == set(known)
     third, _ = this_run(store)
-    assert gpu._compiled(third, 1e6) == gpu._table(third, 1e6) == 0
+    assert tables.compiled(third, 1e6) == tables.table(third, 1e6) == 0
     assert third.records == []
 
 
 def test_records_of_a_gpu_say_so(machine, store, monkeypatch):
     monkeypatch.setattr(measure, "measure", timed)
     this, lines = this_run(store)
-    gpu._table(this, 1e6)
+    tables.table(this, 1e6)
     record = this.records[0]
     assert [(t.timer, t.cache) for t in record.micro.timings] == [
         ("cuda_events", "cold"),
@@ -166,13 +166,13 @@ def found(kernel="op.forward"):
 def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeypatch):
     monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: found())
     this, _ = this_run(store)
-    assert gpu._tuner(this, 1e6) == 0
+    assert tuner.tuner(this, 1e6) == 0
     assert len(this.records) == len(machine)
     (path,) = tuning.FOLDER.rglob("*.json")
     text = path.read_text()
     shutil.rmtree(tuning.FOLDER)
     again, _ = this_run(store)
-    assert gpu._tuner(again, 1e6) == 0
+    assert tuner.tuner(again, 1e6) == 0
     assert again.records == []
     assert path.read_text() == text
 
@@ -186,7 +186,7 @@ def test_a_search_that_was_cut_short_is_no_record(machine, store, monkeypatch):
 
     monkeypatch.setattr(tune, "tune", slow)
     this, _ = this_run(store, clock=clock)
-    assert gpu._tuner(this, 2.0) == len(machine) - 1
+    assert tuner.tuner(this, 2.0) == len(machine) - 1
     assert len(this.records) == 1
 
 
@@ -196,7 +196,7 @@ def test_what_triton_does_not_take_is_tuned_to_nothing(machine, store, monkeypat
 
     monkeypatch.setattr(tune, "tune", refuse)
     this, lines = this_run(store)
-    assert gpu._tuner(this, 1e6) == 0
+    assert tuner.tuner(this, 1e6) == 0
     assert all(r.check.outcomes == {} for r in this.records)
     assert any("not this" in line for line in lines)
 
@@ -210,11 +210,11 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
         left = [t for t in todo if t not in done]
         ran = {t: todo[t] for t in left[:2]}
         why = {t: "it is wrong" for t in ran if ran[t] == "failed"}
-        return gpu.Tests(ran, len(left) - len(ran), why)
+        return proofs.Tests(ran, len(left) - len(ran), why)
 
-    monkeypatch.setattr(gpu, "pytest_run", some)
+    monkeypatch.setattr(proofs, "pytest_run", some)
     this, _ = this_run(store)
-    assert [gpu._tests(this, 1e6) for _ in range(3)] == [2, 0, 0]
+    assert [proofs.tests(this, 1e6) for _ in range(3)] == [2, 0, 0]
     assert asked == [[], ["t::a", "t::b"]]
     assert [r.status for r in this.records] == ["invalid", "invalid"]
     assert this.records[-1].check.outcomes == todo
@@ -232,13 +232,13 @@ def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, mon
     def some(done, seconds, which=("tests/gpu",), at_once=None):
         asked.append((list(which), at_once))
         if at_once == 1:
-            return gpu.Tests({"t::b": "passed"}, 0, {})
+            return proofs.Tests({"t::b": "passed"}, 0, {})
         why = {"t::b": "torch.OutOfMemoryError: no", "t::c": "wrong"}
-        return gpu.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
+        return proofs.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
 
-    monkeypatch.setattr(gpu, "pytest_run", some)
+    monkeypatch.setattr(proofs, "pytest_run", some)
     this, _ = this_run(store)
-    assert gpu._tests(this, 1e6) == 0
+    assert proofs.tests(this, 1e6) == 0
     assert asked == [(["tests/gpu"], None), (["t::b"], 1)]
     check = this.records[0].check
     assert check.outcomes == {"t::a": "passed", "t::b": "passed", "t::c": "failed"}
@@ -246,9 +246,9 @@ def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, mon
 
 
 def test_without_time_no_test_is_begun(machine, store, monkeypatch):
-    monkeypatch.setattr(gpu, "pytest_run", lambda *a: pytest.fail("it was begun"))
+    monkeypatch.setattr(proofs, "pytest_run", lambda *a: pytest.fail("it was begun"))
     this, _ = this_run(store, seconds=0.0)
-    assert gpu._tests(this, 0.0) > 0
+    assert proofs.tests(this, 0.0) > 0
     assert this.records == []
 
 
@@ -274,7 +274,7 @@ def by_name(outcomes):
 
 
 def test_outcomes_of_a_real_process(checks):
-    found = gpu.pytest_run([], 600, [str(checks)])
+    found = proofs.pytest_run([], 600, [str(checks)])
     assert found.left == 0
     assert by_name(found.outcomes) == {
         "test_good": "passed",
@@ -283,35 +283,35 @@ def test_outcomes_of_a_real_process(checks):
         "test_dies": "passed",
     }
     assert ["assert False" in why for why in found.why.values()] == [True]
-    rest = gpu.pytest_run([n for n in found.outcomes if "good" in n], 600, [str(checks)])
+    rest = proofs.pytest_run([n for n in found.outcomes if "good" in n], 600, [str(checks)])
     assert (len(rest.outcomes), rest.left) == (3, 0)
 
 
 def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
     monkeypatch.setenv("DIES", "1")
-    found = by_name(gpu.pytest_run([], 600, [str(checks)]).outcomes)
+    found = by_name(proofs.pytest_run([], 600, [str(checks)]).outcomes)
     assert found["test_dies"] == "failed"
     assert found["test_good"] == "passed"
 
 
 def test_after_the_deadline_no_test_begins(checks):
-    assert gpu.pytest_run([], -1, [str(checks)]) == gpu.Tests({}, 4, {})
+    assert proofs.pytest_run([], -1, [str(checks)]) == proofs.Tests({}, 4, {})
 
 
 def test_what_cannot_be_collected_is_an_error(checks):
     (checks / "test_broken.py").write_text("import no_such_module\n")
     with pytest.raises(OSError, match="collected no tests"):
-        gpu.pytest_run([], 600, [str(checks)])
+        proofs.pytest_run([], 600, [str(checks)])
 
 
 def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):
-    monkeypatch.setattr(gpu, "SANITIZERS", ("no-such-tool",))
+    monkeypatch.setattr(proofs, "SANITIZERS", ("no-such-tool",))
     this, _ = this_run(store)
-    assert gpu._racecheck(this, 1e6) == 0
+    assert proofs.racecheck(this, 1e6) == 0
     (record,) = this.records
     assert set(record.check.outcomes.values()) == {"skipped"}
     assert "no no-such-tool on this machine" in record.check.output
-    assert gpu._racecheck(this, 1e6) == 0
+    assert proofs.racecheck(this, 1e6) == 0
     assert len(this.records) == 1
 
 
@@ -329,16 +329,16 @@ def test_racecheck_reads_the_tools_summary(
     tool = tmp_path / "sanitizer"
     tool.write_text(f"#!/bin/sh\necho '{printed}'\n")
     tool.chmod(0o755)
-    monkeypatch.setattr(gpu, "SANITIZERS", (str(tool),))
+    monkeypatch.setattr(proofs, "SANITIZERS", (str(tool),))
     this, _ = this_run(store)
-    assert gpu._racecheck(this, 1e6) == left
+    assert proofs.racecheck(this, 1e6) == left
     assert set(this.records[0].check.outcomes.values()) == verdicts
 
 
 def test_a_hang_is_recorded_and_not_tried_again(machine, store):
     this, _ = this_run(store)
     session = bench.Session(machine[0], ("torch", "reference"))
-    gpu._record_hang(this, session)
+    stage._record_hang(this, session)
     assert [r.status for r in store.scan()] == ["timeout", "timeout"]
     assert bench.unsettled([session], store) == []
 
@@ -349,7 +349,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
     specs = [SimpleNamespace(task="a task", variant=f"variant {i}") for i in range(3)]
     monkeypatch.setattr(task, "names", lambda: ["a task"])
     monkeypatch.setattr(task, "find", lambda name: SimpleNamespace(gpu_first=("variant 1",)))
-    monkeypatch.setattr(gpu, "_paper_specs", lambda this, name: specs)
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: specs)
     ends, begun = iter([True, False]), []
 
     class Ended:
@@ -365,7 +365,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
     ticks = count(0, 300)
     this, lines = this_run(store, clock=lambda: next(ticks))
     # Two runs begin before the deadline; the third finds none of the time left.
-    assert gpu._paper(this, 601) == 2
+    assert runs.paper(this, 601) == 2
     assert begun == ["variant 1", "variant 0"], "what waits for a GPU is first"
     assert len(this.records) == 1
     assert any("goes on at the next call" in line for line in lines)
@@ -376,9 +376,9 @@ def test_every_variant_is_started_and_what_failed_is_named(machine, store, toy, 
 
     specs = toy("quick", "raise", "nan", "kill", "slow")
     monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
-    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: specs)
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: specs)
     this, lines = this_run(store)
-    assert gpu._smoke(this, 1e6) == 0
+    assert runs.smoke(this, 1e6) == 0
     (record,) = this.records
     came = {name.split()[1]: outcome for name, outcome in record.check.outcomes.items()}
     bad = dict.fromkeys(("raise", "nan", "kill"), "failed")
@@ -387,14 +387,14 @@ def test_every_variant_is_started_and_what_failed_is_named(machine, store, toy, 
     assert "RuntimeError: planted" in record.check.output
     assert any("raise" in line and "planted" in line for line in lines)
     again, _ = this_run(store)
-    assert gpu._smoke(again, 1e6) == 0
+    assert runs.smoke(again, 1e6) == 0
     assert again.records == []
 
 
 def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
     from suite import task
 
-    clock, outcome = Clock(), gpu._outcome
+    clock, outcome = Clock(), runs._outcome
 
     def and_time_is_over(record):
         clock.at = 100.0
@@ -402,22 +402,22 @@ def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
         return outcome(record)
 
     monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
-    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: toy("quick", "hang"))
-    monkeypatch.setattr(gpu, "_outcome", and_time_is_over)
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick", "hang"))
+    monkeypatch.setattr(runs, "_outcome", and_time_is_over)
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     this, _ = this_run(store, seconds=100, clock=clock)
-    assert gpu._smoke(this, 100) == 2
+    assert runs.smoke(this, 100) == 2
     assert this.records[0].check.left == 2
-    monkeypatch.setattr(gpu, "_planned", lambda this, name, profile: toy("quick"))
-    monkeypatch.setattr(gpu, "_outcome", outcome)
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick"))
+    monkeypatch.setattr(runs, "_outcome", outcome)
     again, _ = this_run(store)
-    assert gpu._smoke(again, 1e6) == 0
+    assert runs.smoke(again, 1e6) == 0
     assert [*again.records[0].check.outcomes.values()] == ["passed"]
 
 
 def test_a_package_that_is_missing_is_no_failure_of_a_run():
     def ended(status, detail=""):
-        return gpu._outcome(SimpleNamespace(status=status, status_detail=detail))
+        return runs._outcome(SimpleNamespace(status=status, status_detail=detail))
 
     assert ended("crashed", "ModuleNotFoundError: No module named 'ray'") == "skipped"
     assert ended("infra_error", "the data set is not here") == "skipped"
@@ -428,9 +428,9 @@ def test_a_package_that_is_missing_is_no_failure_of_a_run():
 def test_a_machine_without_a_gpu_is_told_what_it_lacks():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    for command in (["suite", "gpu"], ["suite.gpu"], ["suite", "bench", "tune"]):
+    for words in (["suite", "gpu"], ["suite.gpu"], ["suite", "bench", "tune"]):
         done = subprocess.run(
-            [sys.executable, "-m", *command], capture_output=True, text=True, check=False
+            [sys.executable, "-m", *words], capture_output=True, text=True, check=False
         )
         assert done.returncode == 2
         assert "lacks a CUDA device that PyTorch can use" in done.stderr
@@ -440,7 +440,7 @@ def test_a_machine_without_a_gpu_is_told_what_it_lacks():
 @pytest.mark.parametrize("minutes", [0, -1, 9.5, float("nan")])
 def test_a_budget_out_of_range_is_an_error(minutes):
     with pytest.raises(ValueError, match="--budget-minutes"):
-        gpu.command(minutes, "anywhere", ())
+        command.command(minutes, "anywhere", ())
 
 
 def test_the_command_needs_few_packages():
@@ -450,7 +450,7 @@ def test_the_command_needs_few_packages():
         "absent = ('typer', 'rich', 'ray', 'gymnasium', 'pandas', 'matplotlib', 'scipy',"
         " 'sklearn', 'torchvision', 'optuna')\n"
         "for name in absent: sys.modules[name] = None\n"
-        "import suite.gpu, suite.bench, suite.local, suite.store\n"
+        "import suite.gpu.command, suite.bench, suite.local, suite.store\n"
         "import kernels.bench.tune, kernels.bench.timing\n"
         "from kernels.bench.workload import workloads\n"
         "w = next(w for w in workloads('cpu') if w.op == 'dnc.usage')\n"

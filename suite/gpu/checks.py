@@ -1,0 +1,93 @@
+"""Records of checks: what passed on this device, and where the next call goes on."""
+
+from typing import TYPE_CHECKING, Any
+
+from suite.gpu.stage import Run
+
+if TYPE_CHECKING:
+    from suite.record import Record
+
+# Of what a record keeps of the tests that failed.
+MOST_OUTPUT = 100_000
+
+
+def put(
+    this: Run,
+    name: str,
+    check: Any,
+    wall_s: float,
+    extra: dict[str, Any] | None = None,
+    run_id: str | None = None,
+) -> int:
+    """Record some checks; returns how many of them failed."""
+    from suite import bench, provenance
+    from suite.record import utc
+
+    failed = [*check.outcomes.values()].count("failed")
+    record = bench.sealed(
+        check,
+        run_id=run_id or identity(this, name),
+        version=identity(this, name),
+        config={"name": name},
+        status="invalid" if failed else "ok",
+        status_detail=f"{failed} failed" if failed else "",
+        wall_s=wall_s,
+        started_utc=utc(),
+        campaign_id="gpu",
+        gpu=True,
+        nodes=[provenance.node()],
+        extra=extra or {},
+    )
+    this.store.put(record)
+    this.records.append(record)
+    return failed
+
+
+def earlier(this: Run, name: str) -> dict[str, str]:
+    """The outcomes of the newest record of some checks, of this code on this device."""
+    record = _newest(this, name)
+    return dict(record.check.outcomes) if record and record.check else {}
+
+
+def left(this: Run, name: str) -> int:
+    """How much of some checks is left; 1 where none has begun."""
+    record = _newest(this, name)
+    return record.check.left if record and record.check else 1
+
+
+def _newest(this: Run, name: str) -> "Record | None":
+    from suite import bench
+
+    run_id = identity(this, name)
+    found = [
+        r
+        for r in this.store.scan(f"{bench.task_id(name)}/*.json")
+        if r.run_id == run_id and r.check
+    ]
+    return max(found, key=lambda r: (r.ended_utc, r.record_id), default=None)
+
+
+def identity(this: Run, name: str) -> str:
+    """Names some checks of this code on this device."""
+    from suite import bench
+    from suite.record import digest
+
+    versions = {op: bench.version(op, configs=False) for op in bench.ops()}
+    return digest({"check": name, "versions": versions, **machine(this.device)})
+
+
+def machine(device: str) -> dict[str, str | bool | None]:
+    """What else decides what a compiled kernel does, beside its code."""
+    from suite import bench, provenance
+
+    env = provenance.env()
+    return {
+        "device": bench.device_name(device),
+        "torch": env.torch.version,
+        "triton": (env.triton or {}).get("version"),
+    }
+
+
+def joined(why: dict[str, str]) -> str:
+    """Why each of some checks failed, as a record keeps it."""
+    return "\n\n".join(f"{name}\n{why[name]}" for name in sorted(why))[:MOST_OUTPUT]

@@ -1,0 +1,85 @@
+"""``suite gpu``: which stages there are, what they need, and what a call ends with."""
+
+import importlib.util
+import math
+import os
+from collections.abc import Sequence
+
+from suite.gpu import proofs, runs, tables, tuner
+from suite.gpu.stage import GRACE_S, Stage, run
+from suite.task import unknown
+
+NEEDED = ("torch", "triton", "pydantic", "fsspec", "numpy", "pytest")
+
+DEFAULT_MINUTES, MOST_MINUTES = 8.0, 10.0
+
+UNTRUSTED = 3
+
+
+def stages() -> list[Stage]:
+    """All stages, in their order."""
+    return [
+        Stage("tests", "the kernels as they are compiled, against float64", 0.3, proofs.tests),
+        Stage("smoke", "every variant of every task, for a moment", 0.1, runs.smoke),
+        Stage("tuner", "launch parameters for this device", 0.15, tuner.tuner),
+        Stage("table", "every case of every kernel, and vendors' operators", 0.3, tables.table),
+        Stage("lstm", "layers of many sizes, and what a barrier costs", 0.05, tables.lstm),
+        Stage(
+            "racecheck", "the kernels whose programs wait for each other", 0.05, proofs.racecheck
+        ),
+        Stage("paper", "runs of tasks at the paper's size", 0.1, runs.paper),
+        Stage("compiled", "every case again, with torch.compile too", 0.05, tables.compiled),
+    ]
+
+
+def chosen(only: Sequence[str]) -> list[Stage]:
+    """The stages of some names, in their order; all when none is given.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    known = stages()
+    for name in only:
+        if name not in {s.name for s in known}:
+            raise unknown("stage", name, [s.name for s in known])
+    return [s for s in known if not only or s.name in only]
+
+
+def check_machine() -> None:
+    """Raise ValueError with everything that this machine lacks."""
+    lacks = [f"the package {name}" for name in NEEDED if importlib.util.find_spec(name) is None]
+    if "the package torch" not in lacks:
+        import torch
+
+        if not torch.cuda.is_available():
+            lacks.append("a CUDA device that PyTorch can use")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        lacks.append("kernels that are compiled: TRITON_INTERPRET=1 is set")
+    if lacks:
+        raise ValueError(f"suite gpu needs an NVIDIA GPU; this machine lacks {'; '.join(lacks)}")
+
+
+def command(minutes: float, uri: str, only: Sequence[str]) -> int:
+    """What ``suite gpu`` does.
+
+    Returns:
+        0, or 3 where a check failed or a kernel computes something wrong.
+
+    Raises:
+        ValueError: the machine lacks something, an unknown stage, or a budget out of range.
+        StoreError: the store cannot be written.
+    """
+    if not (math.isfinite(minutes) and 0 < minutes <= MOST_MINUTES - GRACE_S / 60):
+        most = MOST_MINUTES - GRACE_S / 60
+        raise ValueError(f"--budget-minutes is above 0 and at most {most:g}, got {minutes:g}")
+    todo = chosen(only)
+    check_machine()
+    from suite.store import Store
+
+    store = Store(uri)
+    store.check_writable()
+    records, left = run(store, todo, minutes)
+    names = ", ".join(f"{name} ({n})" for name, n in left.items() if n)
+    print(f"{len(records)} new records in {uri}; " + (f"left: {names}" if names else "all done"))
+    bad = {"invalid", "crashed", "nan", "oom", "timeout"}
+    return UNTRUSTED if bad & {r.status for r in records} else 0

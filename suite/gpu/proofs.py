@@ -1,0 +1,202 @@
+"""Kernels as a GPU runs them: the tests of tests/gpu, and the vendor's race detector."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from suite.gpu import checks
+from suite.gpu.stage import GRACE_S, Run, workers
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def tests(this: Run, deadline: float) -> int:
+    """Run the tests that have not passed yet; a record holds the outcome of each."""
+    from suite.record import Check
+
+    outcomes: dict[str, Any] = dict(checks.earlier(this, "gpu_tests"))
+    if outcomes and not checks.left(this, "gpu_tests"):
+        return 0
+    begin = this.now()
+    seconds = this.seconds(deadline)
+    if seconds <= 0:
+        return checks.left(this, "gpu_tests") or 1
+    ran = pytest_run(sorted(outcomes), seconds)
+    outcomes |= ran.outcomes
+    if crowded := [name for name, why in ran.why.items() if "OutOfMemoryError" in why]:
+        # Tests of several processes share the memory; these get all of it.
+        seconds = this.seconds(deadline)
+        ran = ran.again(pytest_run([], seconds, crowded, at_once=1))
+        outcomes |= ran.outcomes
+    for name in sorted(ran.why):
+        this.say(f"  {name}: {ran.why[name].strip().splitlines()[-1:]}")
+    output = checks.joined(ran.why)
+    check = Check(name="tests/gpu", outcomes=outcomes, left=ran.left, output=output)
+    failed = checks.put(this, "gpu_tests", check, this.now() - begin)
+    this.say(f"tests: {len(ran.outcomes)} run, {failed} failed in all")
+    return ran.left
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What became of tests.
+
+    Attributes:
+        outcomes: test -> passed, failed or skipped, of those that ran.
+        left: how many did not.
+        why: test -> the end of its traceback, of those that failed.
+    """
+
+    outcomes: dict[str, str]
+    left: int
+    why: dict[str, str]
+
+    def again(self, some: "Tests") -> "Tests":
+        """The same, with some of them run again."""
+        why = {name: text for name, text in self.why.items() if name not in some.outcomes}
+        return Tests(self.outcomes | some.outcomes, self.left, why | some.why)
+
+
+def pytest_run(
+    done: Sequence[str],
+    seconds: float,
+    which: Sequence[str] = ("tests/gpu",),
+    at_once: int | None = None,
+) -> Tests:
+    """Run tests in processes of their own until a time is over.
+
+    Most of their time goes into compiling kernels, so that there is a process for each core where
+    pytest-xdist is installed.
+
+    Args:
+        done: tests to leave out.
+        seconds: after which none begins.
+        which: files, folders or tests, below the checkout.
+        at_once: how many; as many as there are cores when None.
+
+    Raises:
+        OSError: pytest could not even collect them.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        log, list_ = Path(place, "log"), Path(place, "done")
+        list_.write_text("\n".join(done))
+        log.touch()
+        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+            "FDL_GPU_TESTS": "1",
+            "FDL_GPU_LOG": str(log),
+            "FDL_GPU_DONE": str(list_),
+            "FDL_GPU_DEADLINE": str(time.time() + seconds),
+        }
+        # Of the project's own options some belong to plug-ins that need not be here; and of what
+        # other versions of packages warn, no kernel is guilty.
+        command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
+        command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
+        output = _until(command, environment, seconds + GRACE_S / 2)
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+    collected = next((line["collected"] for line in lines if "collected" in line), None)
+    if collected is None:
+        raise OSError(f"pytest collected no tests: {output[-2000:]}")
+    begun = [line["begun"] for line in lines if "begun" in line]
+    found = {line["test"]: line["outcome"] for line in lines if "test" in line}
+    why = {line["test"]: line["detail"] for line in lines if line.get("outcome") == "failed"}
+    for name in begun:
+        if name not in found:
+            found[name], why[name] = "failed", "it hung, or took its process with it"
+    return Tests(found, int(collected) - len(found), why)
+
+
+def _parallel(at_once: int | None) -> list[str]:
+    """Options of pytest for plug-ins that help where they are installed."""
+    options = []
+    if importlib.util.find_spec("xdist") is not None:
+        options += ["-n", str(at_once or workers())]
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
+    return options
+
+
+SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
+
+# Small, for the tool watches every access; large enough that programs wait for each other.
+WAITING = """
+import torch
+from kernels.lstm import cases, lstm
+case = cases.Case("racecheck", 3, 16, 32, 256, torch.{dtype})
+x, *weights, state = cases.arguments("lstm", case, device="cuda")
+leaves = [t.requires_grad_() for t in (x, *weights)]
+y, last = lstm(*leaves, state, impl="triton")
+torch.autograd.grad(y.sum(), leaves)
+torch.cuda.synchronize()
+"""
+
+
+def racecheck(this: Run, deadline: float) -> int:
+    """Run the kernels whose programs wait for each other under NVIDIA's race detector."""
+    from suite.record import Check
+
+    dtypes = ("float32", "bfloat16")
+    outcomes: dict[str, Any] = dict(checks.earlier(this, "racecheck"))
+    todo = [d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes]
+    if not todo:
+        return 0
+    tool = next((found for name in SANITIZERS if (found := shutil.which(name))), None)
+    begin, output = this.now(), "" if tool else f"no {SANITIZERS[0]} on this machine"
+    for dtype in todo:
+        seconds = this.seconds(deadline)
+        name = f"lstm.lstm split, {dtype}"
+        if tool is None:
+            outcomes[name] = "skipped"
+        elif seconds > 0:
+            verdict, output = _raced(tool, WAITING.format(dtype=dtype), seconds + GRACE_S / 2)
+            if verdict:
+                outcomes[name] = verdict
+    left = len([d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes])
+    check = Check(name="racecheck", outcomes=outcomes, left=left, output=output)
+    checks.put(this, "racecheck", check, this.now() - begin)
+    return left
+
+
+def _raced(tool: str, code: str, seconds: float) -> tuple[str, str]:
+    """``passed``, ``failed`` or nothing where time ran out; and what the tool printed."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [tool, "--tool", "racecheck", "--print-limit", "20", sys.executable, "-c", code]
+    output = _until(command, environment, seconds)
+    if "RACECHECK SUMMARY: 0 hazards" in output:
+        return "passed", output[-4000:]
+    # Without its summary the tool was killed, or could not start.
+    return ("failed" if "RACECHECK SUMMARY" in output else ""), output[-4000:]
+
+
+def _until(command: list[str], environment: dict[str, str], seconds: float) -> str:
+    """What a command printed, killed after some seconds with all that it started."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return output.read()

@@ -1,0 +1,139 @@
+"""Stages: each does what the store lacks until its share of the time is spent."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from suite.bench import Session
+    from suite.record import Record
+    from suite.store import Store
+
+INFRASTRUCTURE = 4
+
+
+# What still runs so long after the budget hangs: no call of the benchmarks takes a second.
+GRACE_S = 60.0
+
+
+@dataclass
+class Run:
+    """One call of the command.
+
+    Attributes:
+        store: where records go, and where the state is.
+        deadline: when to stop, on ``now``'s clock.
+        now: seconds on a clock that never goes back.
+        say: prints a line.
+        device: where kernels and tasks run.
+        records: what was measured.
+        busy: what is under way: named, should it hang.
+    """
+
+    store: "Store"
+    deadline: float
+    now: Callable[[], float] = time.monotonic
+    say: Callable[[str], None] = print
+    device: str = "cuda"
+    records: "list[Record]" = field(default_factory=list)
+    busy: "Session | None" = None
+
+    def until(self, deadline: float) -> Callable[[], bool]:
+        """Whether the time of a stage is over."""
+        return lambda: self.seconds(deadline) <= 0
+
+    def seconds(self, deadline: float) -> float:
+        """What is left of the time of a stage; below 0 when it is over."""
+        return min(deadline, self.deadline) - self.now()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the work.
+
+    Attributes:
+        name: what ``--only`` takes.
+        about: one line on what it does.
+        share: of the time, beside the other stages' shares.
+        run: does what is left until a deadline; returns how much is left after it.
+    """
+
+    name: str
+    about: str
+    share: float
+    run: Callable[[Run, float], int]
+
+
+def run(
+    store: "Store",
+    stages: Sequence[Stage],
+    minutes: float,
+    now: Callable[[], float] = time.monotonic,
+    say: Callable[[str], None] = print,
+) -> tuple["list[Record]", dict[str, int]]:
+    """Run stages in order, each with its share of what is left of the time.
+
+    Args:
+        store: where records go.
+        stages: what to do.
+        minutes: when to stop.
+        now: the clock.
+        say: prints a line.
+
+    Returns:
+        The new records, and for each stage how much is left.
+    """
+    begin = now()
+    this = Run(store, begin + 60 * minutes, now, say)
+    left: dict[str, int] = {}
+    with _watched(this, 60 * minutes + GRACE_S):
+        for i, stage in enumerate(stages):
+            shares = sum(s.share for s in stages[i:])
+            mine = (this.deadline - now()) * stage.share / shares
+            say(f"{stage.name}: {stage.about} (at most {max(0.0, mine):.0f} s)")
+            left[stage.name] = stage.run(this, now() + mine)
+            say(f"{stage.name}: " + (f"{left[stage.name]} left" if left[stage.name] else "done"))
+    return this.records, left
+
+
+@contextlib.contextmanager
+def _watched(this: Run, limit_s: float) -> Iterator[None]:
+    """End the process when it hangs: a kernel whose programs wait for ever cannot be stopped."""
+
+    def end() -> None:
+        hung = str(this.busy or "what was under way")
+        this.say(f"{hung} did not end; the process is stopped, and it is not tried again")
+        if this.busy:
+            _record_hang(this, this.busy)
+        os._exit(INFRASTRUCTURE)
+
+    timer = threading.Timer(limit_s, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _record_hang(this: Run, session: "Session") -> None:
+    from kernels.bench.measure import Outcome
+    from suite import bench
+
+    def hung(workload: Any, names: Sequence[str], rounds: int) -> list[Outcome]:
+        return [
+            Outcome(name, "timeout", "one provider of the session did not end") for name in names
+        ]
+
+    bench.run([session], this.store, measured=hung, fresh=True)
+
+
+def workers() -> int:
+    """How many processes compute at a time: two cores are left to what starts and times them."""
+    from suite import provenance
+
+    return max(1, provenance.cores() - 2)

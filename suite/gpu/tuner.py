@@ -1,0 +1,106 @@
+"""Launch parameters for this device, kept in records and written to kernels/configs."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from suite.gpu import checks
+from suite.gpu.stage import Run
+from suite.task import unknown
+
+TUNED = (
+    "dnc.step",
+    "lstm.lstm",
+    "attention.attention",
+    "conv2d.conv2d",
+    "linear.linear",
+    "ntm.address",
+)
+
+
+def tuner(this: Run, deadline: float) -> int:
+    """Tune each case of the ops; a record holds what was found, and writes it again elsewhere."""
+    from kernels.bench.tune import tunable
+
+    done = _restored(this)
+    todo = [w for w in tunable(this.device, TUNED) if _tuning_id(w) not in done]
+    stop = this.until(deadline)
+    for i, w in enumerate(todo):
+        if stop():
+            return len(todo) - i
+        # A search that was cut short is not recorded as one that came to its end.
+        if not tune_one(this, w, stop):
+            return len(todo) - i
+    return 0
+
+
+def tune_one(this: Run, w: Any, stop: Callable[[], bool], seconds: Any = None) -> bool:
+    """Tune a workload, write its parameters and record them; whether it came to its end."""
+    from kernels.bench.providers import CannotRun
+    from kernels.bench.tune import tune, write
+    from suite import bench
+    from suite.record import Check
+
+    begin = this.now()
+    try:
+        found = tune(w, seconds, stop)
+    except CannotRun as error:
+        this.say(f"  {w.op} {w.name!r}: {error}")
+        found = []
+    if stop():
+        return False
+    write(found, bench.device_name(w.device))
+    entries = [f.entry() for f in found]
+    outcomes: dict[str, Any] = {f"{e['kernel']} {e['config']}": "passed" for e in entries}
+    check = Check(name=f"tuned {w.op} {w.name}", outcomes=outcomes, left=0)
+    extra = {"tuning": entries}
+    checks.put(this, "tuner", check, this.now() - begin, extra, _tuning_id(w))
+    this.say(
+        f"  {w.op} {w.name!r}: {len(entries)} kernels launch otherwise than the heuristic has it"
+    )
+    return True
+
+
+def _tuning_id(w: Any) -> str:
+    from suite import bench
+    from suite.record import digest
+
+    workload = [w.op, w.name, str(w.dtype), w.shape]
+    version = bench.version(w.op, configs=False)
+    return digest({"tuner": workload, "version": version, **checks.machine(w.device)})
+
+
+def _restored(this: Run) -> set[str]:
+    """Write the parameters that the store has for this device; what was tuned already."""
+    from kernels.bench import tune
+    from suite import bench
+
+    name, done = bench.device_name(this.device), set()
+    entries = []
+    wanted = {_tuning_id(w) for w in tune.tunable(this.device, TUNED)}
+    for record in this.store.scan(f"{bench.task_id('tuner')}/*.json"):
+        if record.run_id in wanted:
+            done.add(record.run_id)
+            entries += record.extra.get("tuning", [])
+    tune.write_entries(entries, name)
+    return done
+
+
+def tune_ops(ops: Sequence[str], uri: str) -> int:
+    """Tune the kernels of some ops without a limit of time, for ``suite bench tune``.
+
+    Raises:
+        ValueError: an op that is not tuned.
+        StoreError: the store cannot be written.
+    """
+    from kernels.bench.tune import tunable
+    from suite.store import Store
+
+    for op in ops:
+        if op not in TUNED:
+            raise unknown("op", op, TUNED)
+    this = Run(Store(uri), math.inf)
+    this.store.check_writable()
+    for w in tunable(this.device, tuple(ops)):
+        tune_one(this, w, lambda: False)
+    return 0
