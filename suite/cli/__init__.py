@@ -10,14 +10,8 @@ import typer
 
 from suite import task
 from suite.cli import attribute, campaigns, clusters, data, gate, kernels, power, sweeps
-from suite.cli.options import (
-    DEFAULT_STORE,
-    INFRASTRUCTURE,
-    INTERRUPTED,
-    USAGE,
-    StoreURI,
-    say,
-)
+from suite.cli.options import DEFAULT_STORE, StoreURI, say
+from suite.codes import INFRASTRUCTURE, INTERRUPTED, USAGE
 
 PUBLISHED = Path(__file__).parents[2] / "results"
 

@@ -13,7 +13,6 @@ from suite import task
 from suite.cli.campaigns import watched
 from suite.cli.options import (
     DEFAULT_STORE,
-    UNTRUSTED,
     Device,
     Fresh,
     Jobs,
@@ -26,6 +25,7 @@ from suite.cli.options import (
     own_device,
     say,
 )
+from suite.codes import UNTRUSTED
 
 if TYPE_CHECKING:
     from suite.attribute.request import Request

@@ -13,7 +13,6 @@ import typer
 from suite import task
 from suite.cli.options import (
     DEFAULT_STORE,
-    UNTRUSTED,
     Cpus,
     Device,
     Exclusive,
@@ -35,6 +34,7 @@ from suite.cli.options import (
     own_device,
     say,
 )
+from suite.codes import UNTRUSTED
 
 if TYPE_CHECKING:
     from suite.local import Campaign

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from suite.cli.options import INFRASTRUCTURE
+from suite.codes import INFRASTRUCTURE
 
 app = typer.Typer(help="The data sets: list, fetch, verify, where.", no_args_is_help=True)
 

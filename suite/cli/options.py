@@ -1,4 +1,4 @@
-"""What several commands share: options, what they mean, exit codes."""
+"""What several commands share: options, what they mean, how a campaign ended."""
 
 import sys
 from collections import Counter
@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from suite import task
+from suite.codes import INFRASTRUCTURE, UNTRUSTED
 
-USAGE, UNTRUSTED, INFRASTRUCTURE, INTERRUPTED = 2, 3, 4, 130
 Selection = Annotated[
     list[str],
     typer.Argument(

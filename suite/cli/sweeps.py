@@ -10,7 +10,6 @@ from suite import task
 from suite.cli.campaigns import Where
 from suite.cli.options import (
     DEFAULT_STORE,
-    UNTRUSTED,
     Cpus,
     Device,
     Fresh,
@@ -28,6 +27,7 @@ from suite.cli.options import (
     own_device,
     say,
 )
+from suite.codes import UNTRUSTED
 
 if TYPE_CHECKING:
     from suite.space import Domain

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from suite.codes import UNTRUSTED
 from suite.gate.decide import (
     ALPHA,
     IMPROVED,
@@ -22,7 +23,7 @@ from suite.store import Store
 
 SCHEMA = "fdl.gate/1"
 FOLDER = "gate"
-OK, FAILED, UNTRUSTED = 0, 1, 3
+OK, FAILED = 0, 1
 # What stops a merge besides a slowdown: the candidate has lost or broken a benchmark.
 LOST = ("missing", "broken")
 

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from suite.codes import INFRASTRUCTURE, USAGE
 from suite.gpu.command import DEFAULT_MINUTES, command
-from suite.gpu.stage import INFRASTRUCTURE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(given.budget_minutes, given.store, given.only)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USAGE
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return INFRASTRUCTURE

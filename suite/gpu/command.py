@@ -5,15 +5,13 @@ import math
 import os
 from collections.abc import Sequence
 
+from suite.codes import UNTRUSTED
 from suite.gpu import proofs, runs, tables, tuner
 from suite.gpu.stage import GRACE_S, Stage, run
 from suite.task import unknown
 
 NEEDED = ("torch", "triton", "pydantic", "fsspec", "numpy", "pytest")
-
 DEFAULT_MINUTES, MOST_MINUTES = 8.0, 10.0
-
-UNTRUSTED = 3
 
 
 def stages() -> list[Stage]:

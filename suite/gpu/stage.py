@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from suite.codes import INFRASTRUCTURE
+
 if TYPE_CHECKING:
     from suite.bench import Session
     from suite.record import Record
     from suite.store import Store
-
-INFRASTRUCTURE = 4
-
 
 # What still runs so long after the budget hangs: no call of the benchmarks takes a second.
 GRACE_S = 60.0
