@@ -1,11 +1,8 @@
 """Records of checks: what passed on this device, and where the next call goes on."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from suite.gpu.stage import Run
-
-if TYPE_CHECKING:
-    from suite.record import Record
 
 # Of what a record keeps of the tests that failed.
 MOST_OUTPUT = 100_000
@@ -24,10 +21,11 @@ def put(
     from suite.record import utc
 
     failed = [*check.outcomes.values()].count("failed")
+    version = identity(this, name)
     record = bench.sealed(
         check,
-        run_id=run_id or identity(this, name),
-        version=identity(this, name),
+        run_id=run_id or version,
+        version=version,
         config={"name": name},
         status="invalid" if failed else "ok",
         status_detail=f"{failed} failed" if failed else "",
@@ -43,28 +41,20 @@ def put(
     return failed
 
 
-def earlier(this: Run, name: str) -> dict[str, str]:
-    """The outcomes of the newest record of some checks, of this code on this device."""
-    record = _newest(this, name)
-    return dict(record.check.outcomes) if record and record.check else {}
+def earlier(this: Run, name: str) -> tuple[dict[str, Any], int]:
+    """What became of some checks, of this code on this device, and how many are left.
 
-
-def left(this: Run, name: str) -> int:
-    """How much of some checks is left; 1 where none has begun."""
-    record = _newest(this, name)
-    return record.check.left if record and record.check else 1
-
-
-def _newest(this: Run, name: str) -> "Record | None":
+    It is what their newest record says; where none has begun, 1 is left.
+    """
     from suite import bench
 
     run_id = identity(this, name)
-    found = [
-        r
-        for r in this.store.scan(f"{bench.task_id(name)}/*.json")
-        if r.run_id == run_id and r.check
-    ]
-    return max(found, key=lambda r: (r.ended_utc, r.record_id), default=None)
+    records = this.store.scan(f"{bench.task_id(name)}/*.json")
+    found = [(r.ended_utc, r.record_id, r.check) for r in records if r.run_id == run_id and r.check]
+    if not found:
+        return {}, 1
+    *_, check = max(found, key=lambda f: f[:2])
+    return dict(check.outcomes), check.left
 
 
 def identity(this: Run, name: str) -> str:

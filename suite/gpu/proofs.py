@@ -13,7 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from suite.gpu import checks
 from suite.gpu.stage import GRACE_S, Run, workers
@@ -25,19 +24,17 @@ def tests(this: Run, deadline: float) -> int:
     """Run the tests that have not passed yet; a record holds the outcome of each."""
     from suite.record import Check
 
-    outcomes: dict[str, Any] = dict(checks.earlier(this, "gpu_tests"))
-    if outcomes and not checks.left(this, "gpu_tests"):
+    outcomes, left = checks.earlier(this, "gpu_tests")
+    if outcomes and not left:
         return 0
-    begin = this.now()
-    seconds = this.seconds(deadline)
+    begin, seconds = this.now(), this.seconds(deadline)
     if seconds <= 0:
-        return checks.left(this, "gpu_tests") or 1
+        return left or 1
     ran = pytest_run(sorted(outcomes), seconds)
     outcomes |= ran.outcomes
     if crowded := [name for name, why in ran.why.items() if "OutOfMemoryError" in why]:
         # Tests of several processes share the memory; these get all of it.
-        seconds = this.seconds(deadline)
-        ran = ran.again(pytest_run([], seconds, crowded, at_once=1))
+        ran = ran.again(pytest_run([], this.seconds(deadline), crowded, at_once=1))
         outcomes |= ran.outcomes
     for name in sorted(ran.why):
         this.say(f"  {name}: {ran.why[name].strip().splitlines()[-1:]}")
@@ -92,7 +89,7 @@ def pytest_run(
         log, list_ = Path(place, "log"), Path(place, "done")
         list_.write_text("\n".join(done))
         log.touch()
-        environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+        variables = {
             "FDL_GPU_TESTS": "1",
             "FDL_GPU_LOG": str(log),
             "FDL_GPU_DONE": str(list_),
@@ -102,7 +99,7 @@ def pytest_run(
         # other versions of packages warn, no kernel is guilty.
         command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
         command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
-        output = _until(command, environment, seconds + GRACE_S / 2)
+        output = _until(command, variables, seconds + GRACE_S / 2)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     collected = next((line["collected"] for line in lines if "collected" in line), None)
     if collected is None:
@@ -146,7 +143,7 @@ def racecheck(this: Run, deadline: float) -> int:
     from suite.record import Check
 
     dtypes = ("float32", "bfloat16")
-    outcomes: dict[str, Any] = dict(checks.earlier(this, "racecheck"))
+    outcomes, _ = checks.earlier(this, "racecheck")
     todo = [d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes]
     if not todo:
         return 0
@@ -169,23 +166,25 @@ def racecheck(this: Run, deadline: float) -> int:
 
 def _raced(tool: str, code: str, seconds: float) -> tuple[str, str]:
     """``passed``, ``failed`` or nothing where time ran out; and what the tool printed."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT)
     command = [tool, "--tool", "racecheck", "--print-limit", "20", sys.executable, "-c", code]
-    output = _until(command, environment, seconds)
+    output = _until(command, {"PYTHONPATH": str(ROOT)}, seconds)
     if "RACECHECK SUMMARY: 0 hazards" in output:
         return "passed", output[-4000:]
     # Without its summary the tool was killed, or could not start.
     return ("failed" if "RACECHECK SUMMARY" in output else ""), output[-4000:]
 
 
-def _until(command: list[str], environment: dict[str, str], seconds: float) -> str:
-    """What a command printed, killed after some seconds with all that it started."""
+def _until(command: list[str], variables: dict[str, str], seconds: float) -> str:
+    """What a command printed, killed after some seconds with all that it started.
+
+    Its kernels are compiled, whatever this process does with its own.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment,
+            env=environment | variables,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

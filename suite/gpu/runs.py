@@ -28,11 +28,10 @@ def smoke(this: Run, deadline: float) -> int:
     specs = [spec for name in task.names() for spec in _planned(this, name, profile="smoke")]
     # By its version a task that has changed since is started again.
     names = {f"{s.task} {s.variant} {s.version[:8]}": s for s in specs}
-    earlier: dict[str, Any] = dict(checks.earlier(this, "gpu_smoke"))
+    earlier, _ = checks.earlier(this, "gpu_smoke")
     outcomes = {name: outcome for name, outcome in earlier.items() if name in names}
     todo = {s.run_id: name for name, s in names.items() if name not in outcomes}
-    begin = this.now()
-    seconds = this.seconds(deadline)
+    begin, seconds = this.now(), this.seconds(deadline)
     if not todo or seconds <= 1:
         return len(todo)
     why, stop = dict[str, str](), this.until(deadline)
