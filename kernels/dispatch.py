@@ -3,8 +3,9 @@
 An op has up to four implementations: ``reference`` (the formula in the shortest correct PyTorch),
 ``torch`` (what PyTorch does best: vectorised, or a vendor's operator), ``compile``
 (``torch.compile`` of the reference) and ``triton`` (this package's kernels). ``auto`` is ``triton``
-on a GPU where it can run and has been proven, and ``torch`` elsewhere; ``explain`` says which, and
-why. What is asked for by name runs, or is an error with the reasons.
+on a GPU where it can run, has been proven and is no slower, as ``proven.toml`` has it of every op,
+and ``torch`` elsewhere; ``explain`` says which, and why. What is asked for by name runs, or is an
+error with the reasons.
 """
 
 import contextlib
@@ -12,9 +13,11 @@ import functools
 import importlib
 import importlib.util
 import os
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +29,8 @@ OLDEST_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+# No source file, so that what is found on a GPU leaves the code that was proven there as it is.
+PROVEN = Path(__file__).parent / "proven.toml"
 # Triton reads the flag when a kernel is defined, so it cannot change within a process.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -68,8 +73,6 @@ class Op:
         torch: the fast PyTorch implementation.
         triton: loads the Triton implementation, so that importing the op needs no Triton.
         refusals: the reasons why Triton cannot take these arguments, beside the general ones.
-        proven: whether the kernels have passed ``tests/gpu`` on a GPU. An interpreter sees no race
-            and no barrier, so until then ``auto`` does not take them.
     """
 
     name: str
@@ -77,7 +80,6 @@ class Op:
     torch: Callable[..., Any]
     triton: Callable[[], Callable[..., Any]]
     refusals: Callable[..., list[str]] = field(default=lambda *args, **options: [])
-    proven: bool = False
 
     def __post_init__(self) -> None:
         _OPS[self.name] = self
@@ -111,8 +113,8 @@ class Op:
             return Choice(self.name, "triton", "asked for")
         if not reasons and INTERPRETED:
             reasons = ["Triton would be interpreted, which is for tests"]
-        elif not reasons and not self.proven:
-            reasons = ["its kernels have not been proven on a GPU yet; impl 'triton' runs them"]
+        elif not reasons and (why := _why_not(self.name)):
+            reasons = [f"{why}; impl 'triton' runs them"]
         if not reasons:
             return Choice(self.name, "triton", "a GPU, and nothing speaks against it")
         return Choice(self.name, "torch", "; ".join(reasons))
@@ -126,6 +128,22 @@ class Op:
             return self.triton()
         # Inside a compiled region the reference is compiled along with what surrounds it.
         return self.reference if torch.compiler.is_compiling() else _compiled(self)
+
+
+@functools.cache
+def _proven() -> dict[str, dict[str, str]]:
+    return tomllib.loads(PROVEN.read_text())
+
+
+def _why_not(name: str) -> str:
+    """Why ``auto`` does not take an op's kernels on a GPU; empty where it does.
+
+    An interpreter sees no race and no barrier, so kernels have to have passed ``tests/gpu``.
+    """
+    found = _proven().get(name)
+    if found is None:
+        return "its kernels have not been proven on a GPU yet"
+    return found.get("slower", "")
 
 
 def explain(name: str, *args: Any, impl: str | None = None, **options: Any) -> Choice:

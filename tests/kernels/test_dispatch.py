@@ -1,4 +1,3 @@
-import dataclasses
 import subprocess
 import sys
 
@@ -7,6 +6,7 @@ import torch
 
 from kernels import dispatch, dnc
 from kernels.dnc import cases
+from suite import bench
 
 
 def _usage(**kw):
@@ -71,16 +71,33 @@ def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason,
     assert reason in dispatch.explain("dnc.allocation", _usage()).reason
 
 
-def test_auto_takes_triton_where_it_is_proven_and_nothing_speaks_against_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "impl", "reason"),
+    [
+        ("", "torch", "have not been proven on a GPU yet; impl 'triton' runs them"),
+        ('on = "a GPU"', "triton", "nothing speaks against it"),
+        ('on = "a GPU"\nslower = "its calls take longer"', "torch", "its calls take longer; impl"),
+    ],
+)
+def test_auto_takes_triton_where_it_is_proven_and_no_slower(
+    monkeypatch, tmp_path, line, impl, reason
+):
+    file = tmp_path / "proven.toml"
+    file.write_text(f'["dnc.allocation"]\n{line}\n' if line else "")
+    monkeypatch.setattr(dispatch, "PROVEN", file)
+    monkeypatch.setattr(dispatch, "_proven", dispatch._proven.__wrapped__)
     monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
-    unproven = dispatch.explain("dnc.allocation", _usage())
-    assert unproven.impl == "torch"
-    assert "not been proven on a GPU" in unproven.reason
-    # A new Op takes its name; setitem puts the old one back.
-    monkeypatch.setitem(dispatch._OPS, "dnc.allocation", dispatch._OPS["dnc.allocation"])
-    dataclasses.replace(dispatch._OPS["dnc.allocation"], proven=True)
-    assert dispatch.explain("dnc.allocation", _usage()).impl == "triton"
+    choice = dispatch.explain("dnc.allocation", _usage())
+    assert choice.impl == impl
+    assert reason in choice.reason
+
+
+def test_what_is_proven_are_ops_and_the_machines():
+    entries = dispatch._proven()
+    assert set(entries) <= set(bench.ops())
+    for entry in entries.values():
+        assert {"on"} <= set(entry) <= {"on", "slower"}
 
 
 def test_what_an_op_refuses_is_named():
