@@ -18,8 +18,11 @@ quoted, not re-checked. The book quotes no error of its own.
 same share of the training images; both are medians over the last five evaluations, since single
 ones dip. `small_weights` is the share of weights below 0.001. All remedies leave biases alone.
 
-Departures: SGD with momentum 0.9 at a constant rate. Offline profiles use 300 of scikit-learn's 8x8
-digits and 2 layers of 256: all other 1,497 are the test set, and each seed draws another 300.
+Departures: SGD with momentum 0.9, whose rate falls to zero in a line. At a constant rate dropout
+with max-norm comes to 1.34 % where this comes to 1.14 % (seed 1000, 180 of 200 epochs), and with
+its authors' published settings, a rate of 1 / (1 + t) and a momentum that rises to 0.99, to 1.36 %.
+Offline profiles use 300 of scikit-learn's 8x8 digits, 2 layers of 256 and a constant rate: all other
+1,497 are the test set, and each seed draws another 300.
 
 Shapes: B batch, D pixels, K classes.
 """
@@ -37,6 +40,7 @@ from torch.nn import functional as F
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import pixels
+from tasks.models.training import Scheduled
 
 SMALL = 1e-3
 LAST = 5
@@ -54,6 +58,7 @@ class Config:
     layers: int = 3
     n_train: int = 60_000
     lr: float = 0.05
+    decay: bool = True
     momentum: float = 0.9
     batch_size: int = 100
     epochs: int = 200
@@ -168,9 +173,11 @@ def run(cfg: Config, ctx: Any) -> Any:
     x_test, y_test = torch.cat([x_test, x[rest]]), torch.cat([y_test, y[rest]])
     x, y = x[kept], y[kept]
     model = network(x.shape[1], cfg).to(ctx.device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr, momentum=cfg.momentum)
+    sgd = torch.optim.SGD(model.parameters(), lr=cfg.lr, momentum=cfg.momentum)
     if cfg.max_norm:
-        optimizer.register_step_post_hook(lambda *_: constrain(model, cfg.max_norm))
+        sgd.register_step_post_hook(lambda *_: constrain(model, cfg.max_norm))
+    updates = cfg.epochs * -(-len(x) // cfg.batch_size)
+    optimizer = Scheduled([sgd], [lambda done: 1 - cfg.decay * done / updates])
     history: list[list[float]] = []
     start = ctx.keep(model=model, optimizer=optimizer, history=history)
 
@@ -203,6 +210,7 @@ LITTLE = {
     "n_train": 300,
     "batch_size": 20,
     "lr": 0.01,
+    "decay": False,
 }
 DROPOUT = {"dropout": 0.5, "input_dropout": 0.2}
 
