@@ -21,8 +21,8 @@ ones dip. `small_weights` is the share of weights below 0.001. All remedies leav
 Departures: SGD with momentum 0.9, whose rate falls to zero in a line. At a constant rate dropout
 with max-norm comes to 1.34 % where this comes to 1.14 % (seed 1000, 180 of 200 epochs), and with
 its authors' published settings, a rate of 1 / (1 + t) and a momentum that rises to 0.99, to 1.36 %.
-Offline profiles use 300 of scikit-learn's 8x8 digits, 2 layers of 256 and a constant rate: all other
-1,497 are the test set, and each seed draws another 300.
+Offline profiles use 300 of scikit-learn's 8x8 digits, 2 layers of 256 and a constant rate: all the
+other 1,497 are the test set, and each seed draws another 300.
 
 Shapes: B batch, D pixels, K classes.
 """
