@@ -56,6 +56,7 @@ class DNC(nn.Module):
         super().__init__()
         self.slots, self.word, self.read_heads = slots, word, read_heads
         self.links, self.free_gates, self.book_link = links, free_gates, book_link
+        self.impl = impl
         self.options: dict[str, Any] = {"links": links, "book": book_link, "impl": impl}
         self.checkpoint_every = checkpoint_every
         R, W = read_heads, word

@@ -10,6 +10,8 @@ Shapes: B batch, T time, N memory slots, W word size, R read heads, H = 1 + R ke
 head's first), C hidden units of the controller, X input, Y output.
 """
 
+import functools
+
 import torch
 from torch import nn
 
@@ -64,7 +66,9 @@ class MaskedDNC(nn.Module):
         usage_BN = dnc.usage(
             state.usage_BN, state.write_BN, state.read_BRN, to.free_gates_BR, impl=impl
         )
-        retained_BN = (1 - to.free_gates_BR[..., None] * state.read_BRN).prod(1)
+        kept_BRN = 1 - to.free_gates_BR[..., None] * state.read_BRN
+        # The gradient of prod waits for a count of zeros, which a CUDA graph cannot.
+        retained_BN = functools.reduce(torch.mul, kept_BRN.unbind(1))
         memory_BNW, write_BN = dnc.write(
             state.memory_BNW * retained_BN[..., None],
             dnc.allocation(usage_BN, impl=impl),

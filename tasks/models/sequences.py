@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from kernels import dnc, lstm
+from tasks.models.dnc import DNC
+from tasks.models.dnc_masked import MaskedDNC
 
 Call = Callable[[torch.Tensor], torch.Tensor]
 
@@ -31,9 +33,11 @@ class LSTM(nn.Module):
 def replayed(model: nn.Module, device: torch.device) -> Call:
     """The model; on a GPU as CUDA graphs, one captured for each shape of input that comes.
 
-    But for an LSTM, whose steps are one operator of the vendor's already.
+    But for an LSTM, whose steps are one operator of the vendor's already, and for the reference of
+    a DNC: the gradients of its products along an axis wait for a count of zeros, and a graph cannot.
     """
-    if device.type != "cuda" or isinstance(model, LSTM):
+    uncaptured = isinstance(model, DNC | MaskedDNC) and model.impl == "reference"
+    if device.type != "cuda" or isinstance(model, LSTM) or uncaptured:
         return model
     graphs: dict[torch.Size, dnc.Captured] = {}
 

@@ -1,8 +1,12 @@
+import re
+
 import pytest
 import torch
 
 from tasks.ch12_memory import ntm_copy
 from tasks.models import sequences
+from tasks.models.dnc import DNC
+from tasks.models.dnc_masked import MaskedDNC
 from tasks.models.ntm import NTM
 from tasks.models.ntm_variants import FeedForward, VariedNTM
 
@@ -79,6 +83,26 @@ def test_training_yields_at_every_evaluation_and_goes_on_where_it_was():
 def test_on_a_processor_nothing_is_captured():
     model = torch.nn.Linear(2, 2)
     assert sequences.replayed(model, torch.device("cpu")) is model
+
+
+def test_what_a_graph_cannot_hold_is_not_captured():
+    gpu = torch.device("cuda")
+    for kind in (DNC, MaskedDNC):
+        model = kind(4, 3, 8, 5, 6, impl="reference")
+        assert sequences.replayed(model, gpu) is model
+        assert sequences.replayed(kind(4, 3, 8, 5, 6), gpu) is not model
+    lstm = sequences.LSTM(4, 3, 8)
+    assert sequences.replayed(lstm, gpu) is lstm
+
+
+@pytest.mark.parametrize("kind", [DNC, MaskedDNC, VariedNTM])
+def test_no_gradient_of_what_is_captured_waits_for_the_gpu(kind):
+    todo, names = [kind(4, 3, 8, 5, 6)(torch.randn(2, 3, 4)).grad_fn], set()
+    while todo:
+        node = todo.pop()
+        names.add(node.name())
+        todo += [n for n, _ in node.next_functions if n is not None]
+    assert not [name for name in names if re.match("(Cum)?[Pp]rod", name)]
 
 
 def test_the_picture_shows_the_whole_sequence():
