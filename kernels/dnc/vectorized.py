@@ -284,10 +284,14 @@ def _write_backward(grads: Any, inputs: Tensors, outputs: Tensors, kept: Tensors
 
 
 def _in_slabs(function: Callable[..., Tensors], *tensors: Tensor | None) -> Tensors:
-    """Call ``function`` on a few memories of the batch at a time, and join what it returns."""
-    B, N = tensors[-1].shape[0], tensors[-1].shape[-1]  # type: ignore[union-attr]
+    """Call ``function`` on a few memories of the batch at a time, and join what it returns.
+
+    A GPU gets them all at once: launches cost it more than its cache saves.
+    """
+    like: Tensor = tensors[-1]  # type: ignore[assignment]
+    B, N = like.shape[0], like.shape[-1]
     n = max(1, SLAB // max(1, N * N))
-    if n >= B:
+    if n >= B or like.device.type != "cpu":
         return function(*tensors)
     parts = [
         function(*(None if t is None else t[b : b + n] for t in tensors)) for b in range(0, B, n)

@@ -64,6 +64,15 @@ def test_work_in_slabs_comes_to_the_same_bits(slab, book, monkeypatch):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
+def test_a_gpu_works_on_all_memories_at_once(monkeypatch):
+    monkeypatch.setattr(vectorized, "SLAB", 1)
+    calls = []
+    for device in ("cpu", "meta"):
+        links = torch.zeros(3, 2, 2, device=device)
+        vectorized._in_slabs(lambda t: calls.append(len(t)) or (t,), links)
+    assert calls == [1, 1, 1, 3]
+
+
 def test_incoming_gradients_stay_as_they_are():
     args = cases.arguments("step", SMALL)
     inputs = [t.requires_grad_() for t in proof.leaves(args)]
