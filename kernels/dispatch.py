@@ -3,7 +3,7 @@
 An op has up to four implementations: ``reference`` (the formula in the shortest correct PyTorch),
 ``torch`` (what PyTorch does best: vectorised, or a vendor's operator), ``compile``
 (``torch.compile`` of the reference) and ``triton`` (this package's kernels). ``auto`` is ``triton``
-on a GPU where it can run, has been proven and is no slower, as ``proven.toml`` has it of every op,
+on a GPU where it can run, has been proven and is no slower, as ``proven.toml`` has it of each op,
 and ``torch`` elsewhere; ``explain`` says which, and why. What is asked for by name runs, or is an
 error with the reasons.
 """
@@ -103,7 +103,8 @@ class Op:
             raise ValueError(f"unknown impl {asked!r}. Allowed: {', '.join((AUTO, *IMPLS))}")
         if asked not in ("triton", AUTO):
             return Choice(self.name, asked, "asked for")
-        reasons = [*_machine(tensors(args)), *self.refusals(*args, **options)]
+        given = tensors(args)
+        reasons = [*_machine(given), *self.refusals(*args, **options)]
         if asked == "triton":
             if reasons:
                 raise Unavailable(
@@ -113,7 +114,7 @@ class Op:
             return Choice(self.name, "triton", "asked for")
         if not reasons and INTERPRETED:
             reasons = ["Triton would be interpreted, which is for tests"]
-        elif not reasons and (why := _why_not(self.name)):
+        elif not reasons and (why := _why_not(self.name, given)):
             reasons = [f"{why}; impl 'triton' runs them"]
         if not reasons:
             return Choice(self.name, "triton", "a GPU, and nothing speaks against it")
@@ -131,19 +132,22 @@ class Op:
 
 
 @functools.cache
-def _proven() -> dict[str, dict[str, str]]:
+def _proven() -> dict[str, Any]:
     return tomllib.loads(PROVEN.read_text())
 
 
-def _why_not(name: str) -> str:
+def _why_not(name: str, given: list[torch.Tensor]) -> str:
     """Why ``auto`` does not take an op's kernels on a GPU; empty where it does.
 
     An interpreter sees no race and no barrier, so kernels have to have passed ``tests/gpu``.
     """
-    found = _proven().get(name)
-    if found is None:
+    folder, _, function = name.partition(".")
+    if folder not in _proven():
         return "its kernels have not been proven on a GPU yet"
-    return found.get("slower", "")
+    but = _proven()[folder].get("except", {})
+    types = sorted({str(t.dtype).removeprefix("torch.") for t in given})
+    keys = (function, *types, *(f"{function} {name}" for name in types))
+    return next((but[key] for key in keys if key in but), "")
 
 
 def explain(name: str, *args: Any, impl: str | None = None, **options: Any) -> Choice:

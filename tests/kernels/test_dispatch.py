@@ -1,3 +1,5 @@
+import hashlib
+import re
 import subprocess
 import sys
 
@@ -72,18 +74,21 @@ def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason,
 
 
 @pytest.mark.parametrize(
-    ("line", "impl", "reason"),
+    ("entry", "impl", "reason"),
     [
         ("", "torch", "have not been proven on a GPU yet; impl 'triton' runs them"),
-        ('on = "a GPU"', "triton", "nothing speaks against it"),
-        ('on = "a GPU"\nslower = "its calls take longer"', "torch", "its calls take longer; impl"),
+        ("[dnc]", "triton", "nothing speaks against it"),
+        ("[dnc.except]\nallocation = 'it takes longer'", "torch", "it takes longer; impl 'triton'"),
+        ("[dnc.except]\nfloat32 = 'floats take longer'", "torch", "floats take longer"),
+        ("[dnc.except]\n'allocation float32' = 'these take longer'", "torch", "these take longer"),
+        ("[dnc.except]\nusage = 'it takes longer'\nbfloat16 = 'so do these'", "triton", "a GPU"),
     ],
 )
 def test_auto_takes_triton_where_it_is_proven_and_no_slower(
-    monkeypatch, tmp_path, line, impl, reason
+    monkeypatch, tmp_path, entry, impl, reason
 ):
     file = tmp_path / "proven.toml"
-    file.write_text(f'["dnc.allocation"]\n{line}\n' if line else "")
+    file.write_text(entry)
     monkeypatch.setattr(dispatch, "PROVEN", file)
     monkeypatch.setattr(dispatch, "_proven", dispatch._proven.__wrapped__)
     monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
@@ -93,11 +98,34 @@ def test_auto_takes_triton_where_it_is_proven_and_no_slower(
     assert reason in choice.reason
 
 
-def test_what_is_proven_are_ops_and_the_machines():
-    entries = dispatch._proven()
-    assert set(entries) <= set(bench.ops())
-    for entry in entries.values():
-        assert {"on"} <= set(entry) <= {"on", "slower"}
+def _sources(folder):
+    """The file of a folder's kernels, and those that it takes kernels from, in order."""
+    todo, found = [f"{folder}.triton"], {dispatch.PROVEN.parent / "language.py"}
+    while todo:
+        path = dispatch.PROVEN.parent / f"{todo.pop().replace('.', '/')}.py"
+        if path not in found:
+            found.add(path)
+            todo += re.findall(r"^from kernels\.(\w+\.triton) ", path.read_text(), re.MULTILINE)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("folder", sorted({op.partition(".")[0] for op in bench.ops()}))
+def test_what_is_said_to_be_proven_is_the_code_that_was(folder):
+    entry = dispatch._proven().get(folder)
+    if entry is None:
+        return
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources(folder))).hexdigest()
+    assert entry["sources"] == digest[:16], (
+        f"the kernels of {folder} are not those that passed tests/gpu on {entry['on']}: run "
+        f"`suite gpu --only tests` and write down {digest[:16]}, or take the entry out"
+    )
+    functions = {op.partition(".")[2] for op in bench.ops() if op.startswith(f"{folder}.")}
+    both = {f"{function} {dtype}" for function in functions for dtype in bench.DTYPES}
+    assert set(entry.get("except", {})) <= functions | set(bench.DTYPES) | both
+
+
+def test_only_folders_of_kernels_are_said_to_be_proven():
+    assert set(dispatch._proven()) <= {op.partition(".")[0] for op in bench.ops()}
 
 
 def test_what_an_op_refuses_is_named():
