@@ -34,7 +34,7 @@ def replayed(model: nn.Module, device: torch.device) -> Call:
     """The model; on a GPU as CUDA graphs, one captured for each shape of input that comes.
 
     But for an LSTM, whose steps are one operator of the vendor's already, and for the reference of
-    a DNC: the gradients of its products along an axis wait for a count of zeros, and a graph cannot.
+    a DNC, whose gradients of products along an axis wait for a count of zeros; a graph cannot.
     """
     uncaptured = isinstance(model, DNC | MaskedDNC) and model.impl == "reference"
     if device.type != "cuda" or isinstance(model, LSTM) or uncaptured:
