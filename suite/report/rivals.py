@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from suite.report import curves, text
-from suite.report.kernels import BASELINE, Line
+from suite.report.kernels import Line
 from suite.report.series import machine_of
 from suite.report.text import NONE, code, md
 
@@ -19,8 +19,8 @@ OURS = "triton"
 CLOCKS = {"graph replay": "in a graph", "cold": "launched alone"}
 INTRODUCTION = (
     "How many times as long the fastest other implementation takes as our kernels, of those that "
-    "compute the same within the allowed error: PyTorch's operators, vendors' layers, public "
-    "packages, not the reference. *In a graph* is within a replayed CUDA graph, where only the "
+    "compute the same within the allowed error: the reference, PyTorch's operators, vendors' "
+    "layers, public packages. *In a graph* is within a replayed CUDA graph, where only the "
     "device's time counts; *launched alone* is a call from Python after the L2 cache was flushed, "
     "which for small sizes is the time of the launches. The mean is geometric, in brackets are the "
     "worst and the best case; above one our kernels are faster."
@@ -89,7 +89,7 @@ def _duels(found: Iterable[Line]) -> Iterable[Duel]:
             cells.setdefault((line.micro.session, line.clock), []).append(line)
     for lines in cells.values():
         ours = [x for x in lines if x.micro.provider == OURS]
-        others = [x for x in lines if x.micro.provider not in (OURS, BASELINE)]
+        others = [x for x in lines if x.micro.provider != OURS]
         if ours and others:
             yield Duel(ours[0], min(others, key=lambda x: x.median_s or math.inf))
 

@@ -22,7 +22,7 @@ def machine(monkeypatch):
 
 def test_the_fastest_other_is_what_ours_is_measured_against():
     found = [
-        line("reference", [1.0, 1.0, 1.0]),
+        line("reference", [9.0, 9.0, 9.0]),
         line("torch", [6.0, 8.0, 8.0]),
         line("cuDNN", [4.0, 4.0, 5.0]),
         line("triton", [2.0, 1.0, 5.0]),
@@ -39,10 +39,16 @@ def test_the_fastest_other_is_what_ours_is_measured_against():
 def test_sessions_are_not_mixed_and_cases_are_summed():
     found = [line("triton", [1.0]), line("torch", [2.0])]
     found += [line("triton", [1.0], "two"), line("torch", [8.0], "two")]
-    found += [line("triton", [1.0], "alone"), line("reference", [9.0], "alone")]
+    found += [line("triton", [1.0], "alone")]
     (row,) = rivals.rows(found)
     assert rivals.summed(row.duels["graph replay"]) == "4 [2, 8]"
     assert "| `conv2d.conv2d` | `forward` | 2 | 4 [2, 8] | — | `torch` |" in rivals.render(found)
+
+
+def test_the_reference_is_no_worse_a_rival():
+    found = [line("triton", [1.0]), line("torch", [8.0]), line("reference", [2.0])]
+    (row,) = rivals.rows(found)
+    assert rivals.cells(row)[3:] == ["2", "—", "reference"]
 
 
 def test_without_our_kernels_there_is_no_table():
