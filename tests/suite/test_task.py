@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from suite import task
@@ -89,6 +90,15 @@ def test_a_flag_takes_no_number():
 )
 def test_target(mode, value, reached):
     assert Target("a", 0.9, mode, "s").reached({"a": value}) is reached
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_what_single_precision_cannot_tell_from_the_target_reaches_it(mode):
+    target = Target("a", 0.0115, mode, "s")
+    mean = float(np.array([1] * 115 + [0] * 9885, dtype=np.float32).mean())
+    assert mean != 0.0115
+    assert target.reached({"a": mean})
+    assert [target.reached({"a": n / 10_000}) for n in (114, 116)] == [mode == "min", mode == "max"]
 
 
 def test_near_is_a_band():
