@@ -158,6 +158,7 @@ def _resident_forward(
     REVERSE: tl.constexpr,
     BB: tl.constexpr,
     BU: tl.constexpr,
+    PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
     b, u = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, BU)
@@ -181,8 +182,8 @@ def _resident_forward(
         next_i, next_f, next_g, next_o = entering(
             gates_p, step + 1, row, u, inside, length, T, B, H, REVERSE
         )
-        i, f = dot(h, w_i, to_i.to(ACC), "ieee"), dot(h, w_f, to_f.to(ACC), "ieee")
-        g, o = dot(h, w_g, to_g.to(ACC), "ieee"), dot(h, w_o, to_o.to(ACC), "ieee")
+        i, f = dot(h, w_i, to_i.to(ACC), PRECISION), dot(h, w_f, to_f.to(ACC), PRECISION)
+        g, o = dot(h, w_g, to_g.to(ACC), PRECISION), dot(h, w_o, to_o.to(ACC), PRECISION)
         i, f, g, o, new_c, new_h = cell(i, f, g, o, c)
         c = tl.where(on, new_c, c)
         h = tl.where(on, rounded(new_h, h.dtype), h)
@@ -215,6 +216,7 @@ def _resident_backward(
     REVERSE: tl.constexpr,
     BB: tl.constexpr,
     BU: tl.constexpr,
+    PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
     b, u = tl.program_id(0) * BB + tl.arange(0, BB), tl.arange(0, BU)
@@ -248,10 +250,10 @@ def _resident_backward(
         di, df = tl.where(on, di, 0.0), tl.where(on, df, 0.0)
         dg, do = tl.where(on, dg, 0.0), tl.where(on, do, 0.0)
         store_gates(d_gates_p + (start + row) * 4 * H + u[None, :], di, df, dg, do, inside, H)
-        new_dh = dot(rounded(di, kind), w_i, tl.zeros((BB, BU), ACC), "ieee")
-        new_dh = dot(rounded(df, kind), w_f, new_dh, "ieee")
-        new_dh = dot(rounded(dg, kind), w_g, new_dh, "ieee")
-        new_dh = dot(rounded(do, kind), w_o, new_dh, "ieee")
+        new_dh = dot(rounded(di, kind), w_i, tl.zeros((BB, BU), ACC), PRECISION)
+        new_dh = dot(rounded(df, kind), w_f, new_dh, PRECISION)
+        new_dh = dot(rounded(dg, kind), w_g, new_dh, PRECISION)
+        new_dh = dot(rounded(do, kind), w_o, new_dh, PRECISION)
         dh, dc = tl.where(on, new_dh, dh), tl.where(on, new_dc, dc)
     tl.store(d_c_p + tile, dc, mask=inside)
 
@@ -279,6 +281,7 @@ def _split_forward(
     BB: tl.constexpr,
     BU: tl.constexpr,
     BK: tl.constexpr,
+    PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Steps ``first`` to ``first + steps`` of some units; what came before is in ``y``."""
@@ -312,10 +315,10 @@ def _split_forward(
                 cache_modifier=".cg",
             )
             h = tl.where(begun, h, tl.load(h_p + at, mask=some & ~begun, other=0.0))
-            i = dot(h, columns_of(weight_p, k, u, H), i, "ieee")
-            f = dot(h, columns_of(weight_p + H * H, k, u, H), f, "ieee")
-            g = dot(h, columns_of(weight_p + 2 * H * H, k, u, H), g, "ieee")
-            o = dot(h, columns_of(weight_p + 3 * H * H, k, u, H), o, "ieee")
+            i = dot(h, columns_of(weight_p, k, u, H), i, PRECISION)
+            f = dot(h, columns_of(weight_p + H * H, k, u, H), f, PRECISION)
+            g = dot(h, columns_of(weight_p + 2 * H * H, k, u, H), g, PRECISION)
+            o = dot(h, columns_of(weight_p + 3 * H * H, k, u, H), o, PRECISION)
         i, f, g, o, new_c, new_h = cell(i, f, g, o, c)
         c = tl.where(on, new_c, c)
         # No thread overwrites a gate that another has yet to read.
@@ -352,6 +355,7 @@ def _split_backward(
     BB: tl.constexpr,
     BU: tl.constexpr,
     BK: tl.constexpr,
+    PRECISION: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """As ``_split_forward``, from the last step on; ``d_c`` holds the cell state's gradient."""
@@ -391,7 +395,7 @@ def _split_backward(
                 mask=(k < 4 * H)[:, None] & (u < H)[None, :],
                 other=0.0,
             )
-            dh = dot(d, w, dh, "ieee")
+            dh = dot(d, w, dh, PRECISION)
         di, df, dg, do, new_dc = cell_backward(i, f, g, o, before_c, c, dh, dc)
         di, df = tl.where(on, di, 0.0), tl.where(on, df, 0.0)
         dg, do = tl.where(on, dg, 0.0), tl.where(on, do, 0.0)
@@ -427,27 +431,32 @@ def _options(like: Tensor, lengths: Tensor | None, reverse: bool, units: int) ->
         "H": units,
         "LENGTHS": lengths is not None,
         "REVERSE": reverse,
+        # Tensor cores multiply float32 in three parts.
+        "PRECISION": "tf32x3" if like.dtype == torch.float32 else "ieee",
         "ACC": ACCUMULATE[like.dtype],
     }
 
 
 def _resident_bytes(units: int, dtype: torch.dtype) -> int:
-    block = block_of(units)
-    return 4 * (block + ROWS) * block * dtype.itemsize
+    block, parts = block_of(units), 2 if dtype == torch.float32 else 1
+    return 4 * (parts * block + ROWS) * block * dtype.itemsize
 
 
-def _resident_tile(units: int, dtype: torch.dtype) -> Mapping[str, int]:
+def _resident_tile(units: int, dtype: torch.dtype, backward: bool = False) -> Mapping[str, int]:
     large = _resident_bytes(units, dtype) > RESIDENT // 3
+    # In float32 each part of the weights is held twice; backward, eight warps spill.
+    warps = 8 if large and not (backward and dtype == torch.float32) else 4
     # One stage: loads that run ahead would take the shared memory that the weights need.
-    return {"BB": ROWS, "BU": block_of(units), "num_warps": 8 if large else 4, "num_stages": 1}
+    return {"BB": ROWS, "BU": block_of(units), "num_warps": warps, "num_stages": 1}
 
 
 def _split_tile(
     batch: int, dtype: torch.dtype, units: int, backward: bool = False
 ) -> Mapping[str, int]:
     rows = min(64, max(ROWS, next_power_of_2(batch)))
-    # What tensor cores do not multiply is held in registers: less at a time, by more threads. Rows
-    # that begin anywhere are loaded element by element, each with an address of its own.
+    # The parts of float32, and what tensor cores do not multiply, are held in registers: less at a
+    # time, by more threads. Rows that begin anywhere are loaded element by element, each with an
+    # address of its own.
     inner, warps = (64, 4) if dtype.itemsize == 2 else (16, 8)
     if units % 8:
         inner, warps = min(inner, 32), 8
@@ -560,7 +569,7 @@ def backward(
         args = (grad_y.contiguous(), grad_h.contiguous())
         if is_resident(units, x.dtype):
             grid = (cdiv(b, ROWS),)
-            tile = _resident_tile(units, x.dtype)
+            tile = _resident_tile(units, x.dtype, backward=True)
             tile = tuned("lstm.resident_backward", x, tile, ("num_warps",), B=b, H=units)
             _resident_backward[grid](*args, grad_c.contiguous(), *rest, t, b, **options, **tile)
         else:
