@@ -29,8 +29,10 @@ OLDEST_CAPABILITY = (8, 0)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+_NAMES = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
 # No source file, so that what is found on a GPU leaves the code that was proven there as it is.
-PROVEN = Path(__file__).parent / "proven.toml"
+# Read here, because a compiled region cannot read files.
+PROVEN: dict[str, Any] = tomllib.loads((Path(__file__).parent / "proven.toml").read_text())
 # Triton reads the flag when a kernel is defined, so it cannot change within a process.
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -131,21 +133,16 @@ class Op:
         return self.reference if torch.compiler.is_compiling() else _compiled(self)
 
 
-@functools.cache
-def _proven() -> dict[str, Any]:
-    return tomllib.loads(PROVEN.read_text())
-
-
 def _why_not(name: str, given: list[torch.Tensor]) -> str:
     """Why ``auto`` does not take an op's kernels on a GPU; empty where it does.
 
     An interpreter sees no race and no barrier, so kernels have to have passed ``tests/gpu``.
     """
     folder, _, function = name.partition(".")
-    if folder not in _proven():
+    if folder not in PROVEN:
         return "its kernels have not been proven on a GPU yet"
-    but = _proven()[folder].get("except", {})
-    types = sorted({str(t.dtype).removeprefix("torch.") for t in given})
+    but = PROVEN[folder].get("except", {})
+    types = {_NAMES[t.dtype] for t in given if t.dtype in _NAMES}
     keys = (function, *types, *(f"{function} {name}" for name in types))
     return next((but[key] for key in keys if key in but), "")
 

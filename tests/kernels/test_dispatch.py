@@ -2,6 +2,8 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 from kernels import dispatch, dnc
 from kernels.dnc import cases
 from suite import bench
+
+KERNELS = Path(dispatch.__file__).parent
 
 
 def _usage(**kw):
@@ -84,13 +88,8 @@ def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason,
         ("[dnc.except]\nusage = 'it takes longer'\nbfloat16 = 'so do these'", "triton", "a GPU"),
     ],
 )
-def test_auto_takes_triton_where_it_is_proven_and_no_slower(
-    monkeypatch, tmp_path, entry, impl, reason
-):
-    file = tmp_path / "proven.toml"
-    file.write_text(entry)
-    monkeypatch.setattr(dispatch, "PROVEN", file)
-    monkeypatch.setattr(dispatch, "_proven", dispatch._proven.__wrapped__)
+def test_auto_takes_triton_where_it_is_proven_and_no_slower(monkeypatch, entry, impl, reason):
+    monkeypatch.setattr(dispatch, "PROVEN", tomllib.loads(entry))
     monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
     monkeypatch.setattr(dispatch, "INTERPRETED", False)
     choice = dispatch.explain("dnc.allocation", _usage())
@@ -98,11 +97,23 @@ def test_auto_takes_triton_where_it_is_proven_and_no_slower(
     assert reason in choice.reason
 
 
+@pytest.mark.skipif(not dispatch.INTERPRETED, reason="kernels run on a processor by interpretation")
+@pytest.mark.parametrize("entry", ["[dnc]", "[dnc.except]\nfloat32 = 'it takes longer'", ""])
+def test_auto_chooses_within_a_compiled_region_too(monkeypatch, entry):
+    monkeypatch.setattr(dispatch, "PROVEN", tomllib.loads(entry))
+    monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+    torch.compiler.reset()
+    compiled = torch.compile(dnc.allocation, fullgraph=True, backend="eager")
+    usage = _usage()
+    torch.testing.assert_close(compiled(usage), dnc.allocation(usage, impl="reference"))
+
+
 def _sources(folder):
     """The file of a folder's kernels, and those that it takes kernels from, in order."""
-    todo, found = [f"{folder}.triton"], {dispatch.PROVEN.parent / "language.py"}
+    todo, found = [f"{folder}.triton"], {KERNELS / "language.py"}
     while todo:
-        path = dispatch.PROVEN.parent / f"{todo.pop().replace('.', '/')}.py"
+        path = KERNELS / f"{todo.pop().replace('.', '/')}.py"
         if path not in found:
             found.add(path)
             todo += re.findall(r"^from kernels\.(\w+\.triton) ", path.read_text(), re.MULTILINE)
@@ -111,7 +122,7 @@ def _sources(folder):
 
 @pytest.mark.parametrize("folder", sorted({op.partition(".")[0] for op in bench.ops()}))
 def test_what_is_said_to_be_proven_is_the_code_that_was(folder):
-    entry = dispatch._proven().get(folder)
+    entry = dispatch.PROVEN.get(folder)
     if entry is None:
         return
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _sources(folder))).hexdigest()
@@ -125,7 +136,7 @@ def test_what_is_said_to_be_proven_is_the_code_that_was(folder):
 
 
 def test_only_folders_of_kernels_are_said_to_be_proven():
-    assert set(dispatch._proven()) <= {op.partition(".")[0] for op in bench.ops()}
+    assert set(dispatch.PROVEN) <= {op.partition(".")[0] for op in bench.ops()}
 
 
 def test_what_an_op_refuses_is_named():
