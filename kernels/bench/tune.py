@@ -99,6 +99,22 @@ def _climbed(
     return best, gain
 
 
+def tried_first(w: Workload) -> list[tuple[Workload, str, dict[str, int]]]:
+    """The candidates that a search begins with: each parameter of each kernel a step off."""
+    found = []
+    for asked in launched(w):
+        for name, value in asked.default.items():
+            for step in (_larger, _smaller):
+                if (other := step(name, value)) is not None:
+                    found.append((w, asked.kernel, {**asked.default, name: other}))
+    return found
+
+
+def launch(w: Workload, kernel: str, config: dict[str, int]) -> None:
+    """Call a workload once with a kernel's candidate, so that it is compiled."""
+    _within(w, providers(w.op)["triton"], kernel, config)()
+
+
 def launched(w: Workload) -> list[tuning.Asked]:
     """What the launchers of a workload ask for."""
     call = timeable(w, providers(w.op)["triton"].build(w))

@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from suite.gpu import checks
-from suite.gpu.stage import Run, workers
+from suite.gpu import ahead, checks
+from suite.gpu.stage import Run
 
 if TYPE_CHECKING:
     from suite.bench import Session
@@ -70,26 +70,9 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
 
 
 def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> None:
-    """Have other processes compile what sessions launch; Triton and PyTorch keep it on disk.
-
-    One process would compile kernel by kernel, and the GPU would wait for most of the time. At most
-    a third of what is left is spent.
-    """
-    import multiprocessing
-
-    processes, seconds = workers(), this.seconds(deadline) / 3
-    if processes < 2 or seconds <= 0 or not sessions:
-        return
-    begin = this.now()
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(sessions))) as pool:
-        results = [pool.apply_async(launch, (session,)) for session in sessions]
-        for result in results:
-            result.wait(max(0.0, begin + seconds - this.now()))
-        done = sum(result.ready() for result in results)
-        failed = [r for r in results if r.ready() and not r.successful()]
-    this.say(f"  {done} of {len(sessions)} cases were compiled in {this.now() - begin:.0f} s")
-    if failed:
-        this.say(f"  {len(failed)} of them ended in an error")
+    """Have other processes compile what sessions launch, in at most a third of what is left."""
+    with ahead.processes(this, len(sessions)) as compile_all:
+        compile_all(launch, [(session,) for session in sessions], this.seconds(deadline) / 3)
 
 
 def launch(session: "Session") -> None:

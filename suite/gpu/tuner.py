@@ -1,10 +1,11 @@
 """Launch parameters for this device, kept in records and written to kernels/configs."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from suite.gpu import checks
+from suite.gpu import ahead, checks
 from suite.gpu.stage import Run
 from suite.task import unknown
 
@@ -16,6 +17,8 @@ TUNED = (
     "linear.linear",
     "ntm.address",
 )
+# Candidates of a workload: some kernels of some parameters, up and down.
+AHEAD = 32
 
 
 def tuner(this: Run, deadline: float) -> int:
@@ -25,13 +28,27 @@ def tuner(this: Run, deadline: float) -> int:
     done = _restored(this)
     todo = [w for w in tunable(this.device, TUNED) if _tuning_id(w) not in done]
     stop = this.until(deadline)
-    for i, w in enumerate(todo):
-        if stop():
-            return len(todo) - i
-        # A search that was cut short is not recorded as one that came to its end.
-        if not tune_one(this, w, stop):
-            return len(todo) - i
+    if not todo or stop():
+        return len(todo)
+    with ahead.processes(this, AHEAD) as compile_all:
+        for i, w in enumerate(todo):
+            if stop():
+                return len(todo) - i
+            warm(w, compile_all, this.seconds(deadline))
+            # A search that was cut short is not recorded as one that came to its end.
+            if not tune_one(this, w, stop):
+                return len(todo) - i
     return 0
+
+
+def warm(w: Any, compile_all: ahead.Compile, seconds: float) -> None:
+    """Have other processes compile what a search begins with."""
+    from kernels.bench import tune
+    from kernels.bench.providers import CannotRun
+
+    # What Triton does not take has no candidates, and the search says so.
+    with contextlib.suppress(CannotRun):
+        compile_all(tune.launch, tune.tried_first(w), seconds)
 
 
 def tune_one(this: Run, w: Any, stop: Callable[[], bool], seconds: Any = None) -> bool:

@@ -158,6 +158,16 @@ def test_tuning_climbs_to_the_fastest_and_stops_at_the_limits(monkeypatch):
     assert all(16 <= c["BM"] <= 256 for c in tried)
 
 
+def test_a_search_begins_a_step_from_the_heuristic(monkeypatch):
+    asked = tuning.Asked("op.forward", "bfloat16", {"M": 64}, {"BM": 16, "num_stages": 2})
+    monkeypatch.setattr(tune, "launched", lambda w: [asked])
+    assert tune.tried_first("w") == [
+        ("w", "op.forward", {"BM": 32, "num_stages": 2}),
+        ("w", "op.forward", {"BM": 16, "num_stages": 3}),
+        ("w", "op.forward", {"BM": 16, "num_stages": 1}),
+    ]
+
+
 def test_candidates_that_fail_or_gain_nothing_leave_the_heuristic(monkeypatch):
     asked = tuning.Asked("op.forward", "bfloat16", {"M": 64}, {"BM": 32, "num_warps": 4})
     monkeypatch.setattr(tune, "launched", lambda w: [asked])

@@ -1,11 +1,13 @@
 """``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
 
 import json
+import operator
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
 from suite import bench
-from suite.gpu import command, proofs, runs, stage, tables, tuner
+from suite.gpu import ahead, command, proofs, runs, stage, tables, tuner
 from suite.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +53,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "device_name", lambda device: GPU)
     monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
     monkeypatch.setattr(tables, "_lstm_matrix", lambda device: [])
-    monkeypatch.setattr(tables, "warm", lambda this, sessions, deadline: None)
+    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(lambda *a: None))
     monkeypatch.setattr(tables, "_barriers", lambda this, deadline: 0)
     monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
     monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
@@ -175,6 +177,37 @@ def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeyp
     assert tuner.tuner(again, 1e6) == 0
     assert again.records == []
     assert path.read_text() == text
+
+
+def test_what_a_search_begins_with_is_compiled_before_it(machine, store, monkeypatch):
+    seen = []
+    monkeypatch.setattr(tune, "tried_first", lambda w: [(w, "op.forward", {"num_warps": 8})])
+    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: seen.append(w) or found())
+
+    def compile_all(function, jobs, seconds):
+        assert function is tune.launch
+        seen.append((*jobs[0], seconds))
+
+    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(compile_all))
+    this, _ = this_run(store)
+    assert tuner.tuner(this, 60.0) == 0
+    assert seen[:2] == [(machine[0], "op.forward", {"num_warps": 8}, 60.0), machine[0]]
+    assert len(seen) == 2 * len(machine)
+
+
+def test_processes_compile_ahead_and_say_what_failed(store, monkeypatch):
+    monkeypatch.setattr(ahead, "workers", lambda: 2)
+    this, lines = this_run(store)
+    with ahead.processes(this, 3) as compile_all:
+        compile_all(operator.truediv, [(1, 1), (1, 0), (1, 2)], 60.0)
+        compile_all(operator.truediv, [(1, 0)], 0.0)
+    assert [line.split(" in ")[0] for line in lines] == [
+        "  3 of 3 were compiled ahead",
+        "  1 of them ended",
+    ]
+    with ahead.processes(this, 1) as compile_all:
+        compile_all(operator.truediv, [(1, 0)], 60.0)
+    assert len(lines) == 2
 
 
 def test_a_search_that_was_cut_short_is_no_record(machine, store, monkeypatch):
