@@ -133,6 +133,15 @@ class Op:
         return self.reference if torch.compiler.is_compiling() else _compiled(self)
 
 
+def _capability(given: list[torch.Tensor]) -> str:
+    """The compute capability of the GPU that tensors are on."""
+    for t in given:
+        if t.device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(t.device)
+            return f"{major}.{minor}"
+    return "no GPU"
+
+
 def _why_not(name: str, given: list[torch.Tensor]) -> str:
     """Why ``auto`` does not take an op's kernels on a GPU; empty where it does.
 
@@ -141,6 +150,12 @@ def _why_not(name: str, given: list[torch.Tensor]) -> str:
     folder, _, function = name.partition(".")
     if folder not in PROVEN:
         return "its kernels have not been proven on a GPU yet"
+    proven, here = PROVEN[folder]["capability"], _capability(given)
+    if here != proven:
+        return (
+            f"its kernels have been proven on a GPU of compute capability {proven}, and this one "
+            f"is of {here}"
+        )
     but = PROVEN[folder].get("except", {})
     types = {_NAMES[t.dtype] for t in given if t.dtype in _NAMES}
     keys = (function, *types, *(f"{function} {name}" for name in types))

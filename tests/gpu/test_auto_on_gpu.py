@@ -14,16 +14,19 @@ DEVICE = "cuda"
 @pytest.mark.parametrize(
     ("folder", "op"), [("dnc", "allocation"), ("dnc", "link"), ("dnc", "step"), ("ntm", "address")]
 )
-def test_auto_is_triton_in_a_compiled_region_too(folder, op):
+def test_auto_is_triton_where_that_is_proven_in_a_compiled_region_too(folder, op):
     cases = importlib.import_module(f"kernels.{folder}.cases")
     function = getattr(importlib.import_module(f"kernels.{folder}"), op)
     args = cases.arguments(op, cases.TEST[0], torch.float32, device=DEVICE)
-    assert dispatch.explain(f"{folder}.{op}", *args).impl == "triton"
-    want = proof.flat(function(*args, impl="triton"))
+    here = "{}.{}".format(*torch.cuda.get_device_capability())
+    expected = "triton" if dispatch.PROVEN[folder]["capability"] == here else "torch"
+    assert dispatch.explain(f"{folder}.{op}", *args).impl == expected
+    want = proof.flat(function(*args, impl=expected))
     torch.compiler.reset()
     got = proof.flat(torch.compile(function, fullgraph=True)(*args))
-    for ours, theirs in zip(got, want, strict=True):
-        assert torch.equal(ours, theirs)
+    # The compiler fuses PyTorch's operators, and leaves kernels as they are.
+    exact = {"rtol": 0, "atol": 0} if expected == "triton" else {}
+    torch.testing.assert_close(got, want, **exact)
 
 
 # At the end, so that what cannot be collected is found everywhere; for the whole file, because

@@ -2,7 +2,6 @@ import hashlib
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,14 @@ from kernels.dnc import cases
 from suite import bench
 
 KERNELS = Path(dispatch.__file__).parent
+
+
+def on_a_gpu(monkeypatch, proven):
+    """What is on the processor is taken for on a GPU where kernels are compiled."""
+    monkeypatch.setattr(dispatch, "PROVEN", {"dnc": proven} if proven else {})
+    monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
+    monkeypatch.setattr(dispatch, "_capability", lambda tensors: "9.0")
+    monkeypatch.setattr(dispatch, "INTERPRETED", False)
 
 
 def _usage(**kw):
@@ -77,32 +84,36 @@ def test_triton_that_cannot_run_is_an_error_with_the_reason(monkeypatch, reason,
     assert reason in dispatch.explain("dnc.allocation", _usage()).reason
 
 
+OURS = {"on": "a GPU", "capability": "9.0"}
+
+
 @pytest.mark.parametrize(
-    ("entry", "impl", "reason"),
+    ("proven", "impl", "reason"),
     [
-        ("", "torch", "have not been proven on a GPU yet; impl 'triton' runs them"),
-        ("[dnc]", "triton", "nothing speaks against it"),
-        ("[dnc.except]\nallocation = 'it takes longer'", "torch", "it takes longer; impl 'triton'"),
-        ("[dnc.except]\nfloat32 = 'floats take longer'", "torch", "floats take longer"),
-        ("[dnc.except]\n'allocation float32' = 'these take longer'", "torch", "these take longer"),
-        ("[dnc.except]\nusage = 'it takes longer'\nbfloat16 = 'so do these'", "triton", "a GPU"),
+        ({}, "torch", "have not been proven on a GPU yet; impl 'triton' runs them"),
+        (OURS, "triton", "nothing speaks against it"),
+        (
+            OURS | {"capability": "8.9"},
+            "torch",
+            "of compute capability 8.9, and this one is of 9.0",
+        ),
+        (OURS | {"except": {"allocation": "it is slow"}}, "torch", "it is slow; impl 'triton'"),
+        (OURS | {"except": {"float32": "they are slow"}}, "torch", "they are slow"),
+        (OURS | {"except": {"allocation float32": "both are slow"}}, "torch", "both are slow"),
+        (OURS | {"except": {"usage": "slow", "bfloat16": "slow too"}}, "triton", "a GPU"),
     ],
 )
-def test_auto_takes_triton_where_it_is_proven_and_no_slower(monkeypatch, entry, impl, reason):
-    monkeypatch.setattr(dispatch, "PROVEN", tomllib.loads(entry))
-    monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
-    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+def test_auto_takes_triton_where_it_is_proven_and_no_slower(monkeypatch, proven, impl, reason):
+    on_a_gpu(monkeypatch, proven)
     choice = dispatch.explain("dnc.allocation", _usage())
     assert choice.impl == impl
     assert reason in choice.reason
 
 
 @pytest.mark.skipif(not dispatch.INTERPRETED, reason="kernels run on a processor by interpretation")
-@pytest.mark.parametrize("entry", ["[dnc]", "[dnc.except]\nfloat32 = 'it takes longer'", ""])
-def test_auto_chooses_within_a_compiled_region_too(monkeypatch, entry):
-    monkeypatch.setattr(dispatch, "PROVEN", tomllib.loads(entry))
-    monkeypatch.setattr(dispatch, "_machine", lambda tensors: [])
-    monkeypatch.setattr(dispatch, "INTERPRETED", False)
+@pytest.mark.parametrize("proven", [{}, OURS, OURS | {"except": {"float32": "they are slow"}}])
+def test_auto_chooses_within_a_compiled_region_too(monkeypatch, proven):
+    on_a_gpu(monkeypatch, proven)
     torch.compiler.reset()
     compiled = torch.compile(dnc.allocation, fullgraph=True, backend="eager")
     usage = _usage()
