@@ -157,8 +157,8 @@ def _why_not(name: str, given: list[torch.Tensor]) -> str:
             f"is of {here}"
         )
     but = PROVEN[folder].get("except", {})
-    types = {_NAMES[t.dtype] for t in given if t.dtype in _NAMES}
-    keys = (function, *types, *(f"{function} {name}" for name in types))
+    types = sorted({_NAMES[t.dtype] for t in given if t.dtype in _NAMES})
+    keys = (function, *types, *(f"{function} {dtype}" for dtype in types))
     return next((but[key] for key in keys if key in but), "")
 
 

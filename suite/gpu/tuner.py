@@ -17,8 +17,9 @@ TUNED = (
     "linear.linear",
     "ntm.address",
 )
-# Candidates of a workload: some kernels of some parameters, up and down.
-AHEAD = 32
+# Candidates of a workload: some kernels of some parameters, up and down. Of large tiles some take
+# minutes to compile; nobody waits for them.
+AHEAD, AHEAD_S = 32, 30.0
 
 
 def tuner(this: Run, deadline: float) -> int:
@@ -48,7 +49,7 @@ def warm(w: Any, compile_all: ahead.Compile, seconds: float) -> None:
 
     # What Triton does not take has no candidates, and the search says so.
     with contextlib.suppress(CannotRun):
-        compile_all(tune.launch, tune.tried_first(w), seconds)
+        compile_all(tune.launch, tune.tried_first(w), min(seconds, AHEAD_S))
 
 
 def tune_one(this: Run, w: Any, stop: Callable[[], bool], seconds: Any = None) -> bool:
