@@ -21,15 +21,22 @@ ENV_VARS = (
     "TRITON_INTERPRET",
 )
 
+# Where a file that git does not know changes what runs.
+CODE = ("suite/", "kernels/", "tasks/", "tests/")
+
 
 @functools.cache
 def code() -> CodeInfo:
     """The commit this process imported its code from, and whether it was changed since.
 
-    Measured results are not code: writing records into ``results/`` leaves the tree clean.
+    Measured results are not code: records written into ``results/``, or into a new folder of the
+    checkout, leave the tree clean.
     """
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", ".", ":(exclude)results")
+    if changes is not None:
+        lines = changes.splitlines(keepends=True)
+        changes = "".join(x for x in lines if not x.startswith("?? ") or x[3:].startswith(CODE))
     diff = (_git("diff", "HEAD", "--", ".", ":(exclude)results") or "") + (changes or "")
     return CodeInfo(
         commit=commit.strip() if commit else None,
