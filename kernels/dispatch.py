@@ -156,7 +156,9 @@ def _why_not(name: str, given: list[torch.Tensor]) -> str:
             f"its kernels have been proven on a GPU of compute capability {proven}, and this one "
             f"is of {here}"
         )
-    but = PROVEN[folder].get("except", {})
+    but = PROVEN[folder].get("except")
+    if not but:
+        return ""
     types = sorted({_NAMES[t.dtype] for t in given if t.dtype in _NAMES})
     keys = (function, *types, *(f"{function} {dtype}" for dtype in types))
     return next((but[key] for key in keys if key in but), "")
@@ -236,5 +238,5 @@ def _machine(given: list[torch.Tensor]) -> list[str]:
                 reasons.append(f"{device} has compute capability {capability}, at least 8.0 needed")
         elif device.type != "cpu" or not INTERPRETED:
             reasons.append(f"tensors are on {device}, not on a CUDA device")
-    odd = sorted({str(t.dtype) for t in given if t.is_floating_point()} - set(map(str, DTYPES)))
+    odd = sorted({str(t.dtype) for t in given if t.is_floating_point() and t.dtype not in _NAMES})
     return reasons + ([f"dtype {', '.join(odd)} is not supported"] if odd else [])
