@@ -48,6 +48,7 @@ class Campaign:
         strike: a fault to inject into each run's first attempt.
         prompt: report each row at once, also from afar, for who measures when it came.
         price_per_hour: of a machine, in USD, for the cost of each run.
+        figures: whether pictures are made, of each task's first seed.
         worker: a worker process that has been started ahead, for the first of the runs.
         campaign_id: the name the records carry.
     """
@@ -63,6 +64,7 @@ class Campaign:
     strike: Strike | None = None
     prompt: bool = False
     price_per_hour: float | None = None
+    figures: bool = True
     worker: Worker | None = None
     campaign_id: str = dataclasses.field(
         default_factory=lambda: datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ-") + os.urandom(3).hex()
@@ -93,7 +95,7 @@ class Campaign:
                 listen("skipped", spec, finished)
                 yield finished
             else:
-                run.figures = spec.seed == first[spec.task]
+                run.figures = self.figures and spec.seed == first[spec.task]
                 todo.append(run)
         if todo:
             backend = self.backend or (_pooled if self.pooled else _inline)

@@ -148,8 +148,12 @@ def gpu_(
             help="tests, smoke, tuner, table, lstm, racecheck, paper or compiled. Repeatable."
         ),
     ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="Which tasks to run: ids, chapters, globs; all by default. Repeatable."),
+    ] = None,
 ) -> int:
     """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""
     from suite.gpu.command import command
 
-    return command(budget_minutes, store, only or ())
+    return command(budget_minutes, store, only or (), task or ("ch*",))

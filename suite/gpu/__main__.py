@@ -17,9 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget-minutes", type=float, default=DEFAULT_MINUTES)
     parser.add_argument("--store", default="results")
     parser.add_argument("--only", action="append", default=[], metavar="STAGE")
+    parser.add_argument("--task", action="append", default=[], metavar="TASK")
     given = parser.parse_args(argv)
     try:
-        return command(given.budget_minutes, given.store, given.only)
+        return command(given.budget_minutes, given.store, given.only, given.task or ("ch*",))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from suite.codes import UNTRUSTED
 from suite.gpu import proofs, runs, tables, tuner
 from suite.gpu.stage import GRACE_S, Stage, run
-from suite.task import unknown
+from suite.task import select, unknown
 
 NEEDED = ("torch", "triton", "pydantic", "fsspec", "numpy", "pytest")
 DEFAULT_MINUTES, MOST_MINUTES = 8.0, 10.0
@@ -25,7 +25,7 @@ def stages() -> list[Stage]:
         Stage(
             "racecheck", "the kernels whose programs wait for each other", 0.05, proofs.racecheck
         ),
-        Stage("paper", "runs of tasks at the paper's size", 0.1, runs.paper),
+        Stage("paper", "runs of tasks at the paper's size, side by side", 0.1, runs.paper),
         Stage("compiled", "every case again, with torch.compile too", 0.05, tables.compiled),
     ]
 
@@ -57,27 +57,33 @@ def check_machine() -> None:
         raise ValueError(f"suite gpu needs an NVIDIA GPU; this machine lacks {'; '.join(lacks)}")
 
 
-def command(minutes: float, uri: str, only: Sequence[str]) -> int:
+def command(minutes: float, uri: str, only: Sequence[str], tasks: Sequence[str] = ("ch*",)) -> int:
     """What ``suite gpu`` does.
+
+    Args:
+        minutes: stop after that.
+        uri: the store.
+        only: the stages to go through; all when empty.
+        tasks: which tasks to run, as ``task.select`` takes them.
 
     Returns:
         0, or 3 where a check failed or a kernel computes something wrong.
 
     Raises:
-        ValueError: the machine lacks something, an unknown stage, or a budget out of range.
+        ValueError: the machine lacks something, an unknown stage or task, or a budget out of range.
         StoreError: the store cannot be written.
     """
     if not (math.isfinite(minutes) and 0 < minutes <= MOST_MINUTES - GRACE_S / 60):
         most = MOST_MINUTES - GRACE_S / 60
         raise ValueError(f"--budget-minutes is above 0 and at most {most:g}, got {minutes:g}")
-    todo = chosen(only)
+    todo, names = chosen(only), select(tasks)
     check_machine()
     from suite.store import Store
 
     store = Store(uri)
     store.check_writable()
-    records, left = run(store, todo, minutes)
-    names = ", ".join(f"{name} ({n})" for name, n in left.items() if n)
-    print(f"{len(records)} new records in {uri}; " + (f"left: {names}" if names else "all done"))
+    records, left = run(store, todo, minutes, tasks=names)
+    rest = ", ".join(f"{name} ({n})" for name, n in left.items() if n)
+    print(f"{len(records)} new records in {uri}; " + (f"left: {rest}" if rest else "all done"))
     bad = {"invalid", "crashed", "nan", "oom", "timeout"}
     return UNTRUSTED if bad & {r.status for r in records} else 0

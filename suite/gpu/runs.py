@@ -9,11 +9,14 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from suite.gpu import checks
+from suite.gpu import checks, mps
 from suite.gpu.stage import GRACE_S, Run, workers
 
 if TYPE_CHECKING:
     from suite.record import Record
+
+# Runs at a time on one GPU: their memory adds up.
+AT_ONCE = 8
 
 
 def smoke(this: Run, deadline: float) -> int:
@@ -21,11 +24,11 @@ def smoke(this: Run, deadline: float) -> int:
 
     The tasks are written on processors, where a tensor left on the wrong device goes unnoticed.
     """
-    from suite import local, task
+    from suite import local
     from suite.record import Check
     from suite.store import Store
 
-    specs = [spec for name in task.names() for spec in _planned(this, name, profile="smoke")]
+    specs = [spec for name in this.tasks for spec in _planned(this, name, profile="smoke")]
     # By its version a task that has changed since is started again.
     names = {f"{s.task} {s.variant} {s.version[:8]}": s for s in specs}
     earlier, _ = checks.earlier(this, "gpu_smoke")
@@ -63,16 +66,47 @@ def _outcome(record: "Record") -> Any:
 
 
 def paper(this: Run, deadline: float) -> int:
-    """Run tasks at the paper's size, from their snapshots; returns how many are left."""
-    from suite import task
+    """Run tasks at the paper's size, several at a time, from their snapshots.
 
-    specs = [spec for name in task.names() for spec in _paper_specs(this, name)]
-    left = 0
-    for spec in sorted(specs, key=_waits, reverse=True):
-        seconds = this.seconds(deadline)
-        if seconds <= 1 or not _one_run(this, spec, seconds):
-            left += 1
-    return left
+    The processor cannot keep a GPU busy with one net of this book: what a run takes grows little
+    when others run beside it. Their records say that they had neighbours.
+
+    Returns:
+        How many runs have not come to their end.
+    """
+    from suite import local
+
+    specs = [spec for name in this.tasks for spec in _paper_specs(this, name)]
+    specs.sort(key=_waits, reverse=True)
+    seconds = this.seconds(deadline)
+    if not specs or seconds <= 1:
+        return len(specs)
+    open_, stop = dict[str, Any](), this.until(deadline)
+
+    def listen(event: str, spec: Any, content: Any) -> None:
+        if event == "started":
+            open_[spec.run_id] = spec
+
+    campaign = local.Campaign(
+        this.store,
+        jobs=min(AT_ONCE, workers()),
+        figures=importlib.util.find_spec("matplotlib") is not None,
+        campaign_id="gpu",
+    )
+    ended = 0
+    with mps.shared(this), _stopped_after(seconds):
+        try:
+            with contextlib.closing(campaign.each(specs, listen)) as records:
+                for record in records:
+                    this.records.append(record)
+                    ended += 1
+                    this.say(f"  {open_.pop(record.run_id)}: {record.status}")
+        except KeyboardInterrupt:
+            if not stop():
+                raise
+    for spec in open_.values():
+        this.say(f"  {spec}: goes on at the next call")
+    return len(specs) - ended
 
 
 def _waits(spec: Any) -> bool:
@@ -88,7 +122,7 @@ def _paper_specs(this: Run, name: str) -> list[Any]:
 
     specs = _planned(this, name, profile="paper", seeds=range(3), judged_only=True)
     tried = this.store.attempts(name, [s.run_id for s in specs])
-    specs = [s for s in specs if s.run_id not in tried]
+    specs = [s for s in specs if not any(map(_settles, tried.get(s.run_id, [])))]
     wanted = {str(getattr(s.config(), "data", "")) for s in specs}
     catalogue = {entry["name"] for entry in data.catalogue()}
     missing = sorted(d for d in wanted & catalogue if data.where(d) is None)
@@ -98,20 +132,9 @@ def _paper_specs(this: Run, name: str) -> list[Any]:
     return specs
 
 
-def _one_run(this: Run, spec: Any, seconds: float) -> bool:
-    """Run a spec for some seconds; whether it came to its end."""
-    from suite.run import Interrupted, execute
-
-    try:
-        with _stopped_after(seconds):
-            drawn = importlib.util.find_spec("matplotlib") is not None
-            record = execute(spec, store=this.store, campaign_id="gpu", figures=drawn)
-    except Interrupted:
-        this.say(f"  {spec}: goes on at the next call")
-        return False
-    this.records.append(record)
-    this.say(f"  {spec}: {record.status}")
-    return True
+def _settles(record: "Record") -> bool:
+    """Whether an attempt is the last at its run: one that lacked memory beside others is not."""
+    return not (record.status == "oom" and record.placement.contended)
 
 
 def _planned(this: Run, name: str, **options: Any) -> list[Any]:

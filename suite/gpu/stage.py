@@ -29,6 +29,7 @@ class Run:
         now: seconds on a clock that never goes back.
         say: prints a line.
         device: where kernels and tasks run.
+        tasks: the ids of those that are run.
         records: what was measured.
         busy: what is under way: named, should it hang.
     """
@@ -38,6 +39,7 @@ class Run:
     now: Callable[[], float] = time.monotonic
     say: Callable[[str], None] = print
     device: str = "cuda"
+    tasks: Sequence[str] = ()
     records: "list[Record]" = field(default_factory=list)
     busy: "Session | None" = None
 
@@ -73,6 +75,7 @@ def run(
     minutes: float,
     now: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = print,
+    tasks: Sequence[str] = (),
 ) -> tuple["list[Record]", dict[str, int]]:
     """Run stages in order, each with its share of what is left of the time.
 
@@ -82,12 +85,13 @@ def run(
         minutes: when to stop.
         now: the clock.
         say: prints a line.
+        tasks: the ids of those that are run.
 
     Returns:
         The new records, and for each stage how much is left.
     """
     begin = now()
-    this = Run(store, begin + 60 * minutes, now, say)
+    this = Run(store, begin + 60 * minutes, now, say, tasks=tasks)
     left: dict[str, int] = {}
     with _watched(this, 60 * minutes + GRACE_S):
         for i, stage in enumerate(stages):

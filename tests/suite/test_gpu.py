@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +22,7 @@ from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
 from suite import bench
-from suite.gpu import ahead, command, proofs, runs, stage, tables, tuner
+from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
 from suite.store import Store
 
 ROOT = Path(__file__).parent.parent.parent
@@ -69,9 +68,9 @@ def timed(workload, names, rounds):
     return [Outcome(n, accuracy=[error], timed=Timed(list(timings))) for n in names]
 
 
-def this_run(store, seconds=1e6, clock=None):
+def this_run(store, seconds=1e6, clock=None, tasks=("ch90.linear",)):
     lines = []
-    made = stage.Run(store, seconds, clock or Clock(), lines.append, device="cpu")
+    made = stage.Run(store, seconds, clock or Clock(), lines.append, device="cpu", tasks=tasks)
     return made, lines
 
 
@@ -376,39 +375,145 @@ def test_a_hang_is_recorded_and_not_tried_again(machine, store):
     assert bench.unsettled([session], store) == []
 
 
-def test_paper_runs_end_or_go_on_at_the_next_call(store, monkeypatch):
-    from suite import run, task
-
-    specs = [SimpleNamespace(task="a task", variant=f"variant {i}") for i in range(3)]
-    monkeypatch.setattr(task, "names", lambda: ["a task"])
-    monkeypatch.setattr(task, "find", lambda name: SimpleNamespace(gpu_first=("variant 1",)))
+def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
+    clock, specs = Clock(), toy("quick", "hang", "slow")
+    monkeypatch.setattr(runs, "_waits", lambda spec: spec.variant == "slow")
     monkeypatch.setattr(runs, "_paper_specs", lambda this, name: specs)
-    ends, begun = iter([True, False]), []
+    monkeypatch.setattr("suite.local.GRACE_S", 0.2)
+    this, lines = this_run(store, seconds=1e4, clock=clock)
 
-    class Ended:
-        status = "ok"
+    def say(line):
+        lines.append(line)
+        if "quick" in line:
+            clock.at = 1e4
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def execute(spec, **options):
-        begun.append(spec.variant)
-        if next(ends):
-            return Ended
-        raise run.Interrupted("stopped")
+    this.say = say
+    assert runs.paper(this, 1e4) == 1
+    assert [r.variant for r in this.records] == ["slow", "quick"], "what waits for a GPU is first"
+    assert {r.campaign_id for r in this.records} == {"gpu"}
 
-    monkeypatch.setattr(run, "execute", execute)
-    ticks = count(0, 300)
-    this, lines = this_run(store, clock=lambda: next(ticks))
-    # Two runs begin before the deadline; the third finds none of the time left.
-    assert runs.paper(this, 601) == 2
-    assert begun == ["variant 1", "variant 0"], "what waits for a GPU is first"
-    assert len(this.records) == 1
-    assert any("goes on at the next call" in line for line in lines)
+
+def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monkeypatch):
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: toy("hang", "slow"))
+    monkeypatch.setattr(runs, "workers", lambda: 2)
+    monkeypatch.setattr("suite.local.GRACE_S", 0.2)
+    clock = Clock()
+    this, lines = this_run(store, seconds=1e4, clock=clock)
+
+    def say(line):
+        lines.append(line)
+        if "slow" in line:
+            clock.at = 1e4
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    this.say = say
+    assert runs.paper(this, 1e4) == 1
+    (record,) = this.records
+    assert record.placement.contended, "its time is not that of a run alone"
+    assert any("hang" in line and "goes on at the next call" in line for line in lines)
+
+
+def test_what_lacked_memory_beside_others_is_run_again(toy, store, monkeypatch):
+    def attempt(status, contended):
+        return SimpleNamespace(status=status, placement=SimpleNamespace(contended=contended))
+
+    monkeypatch.setattr(runs, "_planned", lambda this, name, **options: toy("quick"))
+    this, _ = this_run(store)
+    for attempts, left in (
+        ([], 1),
+        ([attempt("oom", True)], 1),
+        ([attempt("oom", False)], 0),
+        ([attempt("oom", True), attempt("ok", True)], 0),
+        ([attempt("crashed", True)], 0),
+    ):
+        found = {spec.run_id: attempts for spec in toy("quick")}
+        monkeypatch.setattr(store, "attempts", lambda name, ids, found=found: found)
+        assert len(runs._paper_specs(this, "ch90.linear")) == left
+
+
+# Says what it was asked, and is no daemon.
+MPS = """#!/bin/sh
+echo "$@ $CUDA_MPS_PIPE_DIRECTORY $(cat)" >> "{log}"
+{then}
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    """Put a tool on the path that stands in for NVIDIA's; gives what it was asked."""
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    monkeypatch.setattr(mps, "PUBLIC", tmp_path / "no socket")
+    log, folder = tmp_path / "asked", tmp_path / "bin"
+    log.touch()
+
+    def put(then="exit 0"):
+        folder.mkdir(exist_ok=True)
+        (folder / mps.TOOL).write_text(MPS.format(log=log, then=then))
+        (folder / mps.TOOL).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        return log
+
+    return put
+
+
+def test_a_daemon_of_the_stages_own_shares_the_gpu(daemon, store):
+    log = daemon()
+    this, lines = this_run(store)
+    with mps.shared(this):
+        pipe = os.environ["CUDA_MPS_PIPE_DIRECTORY"]
+        assert Path(pipe).is_dir()
+        assert log.read_text().split() == ["-d", pipe]
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    assert log.read_text().split() == ["-d", pipe, pipe, "quit"]
+    assert not Path(pipe).exists()
+    assert lines == []
+
+
+def test_without_a_daemon_runs_take_turns_and_it_is_said(daemon, store, monkeypatch):
+    this, lines = this_run(store)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "which", lambda name: None)
+        with mps.shared(this):
+            assert "no nvidia-cuda-mps-control on this machine" in lines[-1]
+    daemon("echo no permission; exit 1")
+    with mps.shared(this):
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+        assert "MPS did not start (no permission)" in lines[-1]
+    monkeypatch.setattr(mps, "ANSWER_S", 0.1)
+    daemon("exec sleep 60")
+    with mps.shared(this):
+        assert "no answer within 0.1 s" in lines[-1]
+
+
+def test_a_daemon_that_is_there_is_left_alone(daemon, store, monkeypatch):
+    log = daemon()
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "elsewhere")
+    this, lines = this_run(store)
+    with mps.shared(this):
+        assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "elsewhere"
+    assert log.read_text() == ""
+    assert "the machine's own MPS" in lines[-1]
+
+
+def test_tasks_are_chosen_by_the_command(store, monkeypatch):
+    seen = []
+
+    def look(this, deadline):
+        seen.append(list(this.tasks))
+        return 0
+
+    monkeypatch.setattr(command, "check_machine", lambda: None)
+    monkeypatch.setattr(command, "stages", lambda: [stage.Stage("paper", "", 1.0, look)])
+    assert command.command(1, store.uri, (), ("ch04.regularization", "ch03*")) == 0
+    assert seen[0][0] == "ch04.regularization"
+    assert {name.split(".")[0] for name in seen[0][1:]} == {"ch03"}
+    with pytest.raises(ValueError, match=r"ch04\.regularisation"):
+        command.command(1, store.uri, (), ("ch04.regularisation",))
 
 
 def test_every_variant_is_started_and_what_failed_is_named(machine, store, toy, monkeypatch):
-    from suite import task
-
     specs = toy("quick", "raise", "nan", "kill", "slow")
-    monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
     monkeypatch.setattr(runs, "_planned", lambda this, name, profile: specs)
     this, lines = this_run(store)
     assert runs.smoke(this, 1e6) == 0
@@ -425,8 +530,6 @@ def test_every_variant_is_started_and_what_failed_is_named(machine, store, toy, 
 
 
 def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
-    from suite import task
-
     clock, outcome = Clock(), runs._outcome
 
     def and_time_is_over(record):
@@ -434,7 +537,6 @@ def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return outcome(record)
 
-    monkeypatch.setattr(task, "names", lambda: ["ch90.linear"])
     monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick", "hang"))
     monkeypatch.setattr(runs, "_outcome", and_time_is_over)
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
