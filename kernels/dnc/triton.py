@@ -28,6 +28,8 @@ from kernels.tuning import tuned
 # Elements of a tile: what a program holds in registers at a time.
 TILE = 4096
 SLOTS = 32
+# Neighbours in a row of the link matrix that a thread loads at once: 16 bytes of float32.
+OWN = tl.constexpr(4)
 
 
 @triton.jit
@@ -365,6 +367,12 @@ def _write_backward(
 
 
 @triton.jit
+def own_sums(x, BI: tl.constexpr, BJ: tl.constexpr):
+    """Sums of the neighbours in a row that one thread has loaded, which takes no other thread."""
+    return tl.sum(tl.reshape(x, (BI, BJ // OWN, OWN)), 2)
+
+
+@triton.jit
 def _link_forward(
     link_p,
     precedence_p,
@@ -376,43 +384,43 @@ def _link_forward(
     backward_p,
     N,
     R: tl.constexpr,
-    HEADS: tl.constexpr,
     BOOK: tl.constexpr,
     BI: tl.constexpr,
     BJ: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Rows i of L: read once, written once, and both directional reads taken on the way."""
+    """Rows i of L: read once, written once, and both directional reads taken on the way.
+
+    Outside of the matrix all that is loaded is zero, and so are the links.
+    """
     b, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i = block * BI + tl.arange(0, BI)
     w_i = tl.load(write_p + b * N + i, mask=i < N, other=0.0).to(ACC)
-    heads = tl.arange(0, HEADS)
-    ahead = tl.zeros((BI, HEADS), ACC)
-    total = tl.zeros((), ACC)
+    total, ahead = tl.zeros((BJ,), ACC), (tl.zeros((BI, BJ // OWN), ACC),) * R
+    heads = b * R * N
+    partial = backward_p + (b * tl.num_programs(1) + block) * R * N
     for start in range(0, N, BJ):
         j = start + tl.arange(0, BJ)
         inside = (i < N)[:, None] & (j < N)[None, :]
         w_j = tl.load(write_p + b * N + j, mask=j < N, other=0.0).to(ACC)
         p_j = tl.load(precedence_p + b * N + j, mask=j < N, other=0.0).to(ACC)
-        total += tl.sum(w_j, 0)
+        total += w_j
         at = (b * N + i[:, None]) * N + j[None, :]
         links = tl.load(link_p + at, mask=inside, other=0.0).to(ACC)
         other = w_i[:, None] if BOOK else w_j[None, :]
         links = (1 - w_i[:, None] - other) * links + w_i[:, None] * p_j[None, :]
-        links = tl.where((i[:, None] != j[None, :]) & inside, links, 0.0)
+        links = tl.where(i[:, None] != j[None, :], links, 0.0)
         store(out_p + at, links, inside)
         for r in tl.static_range(R):
-            row = (b * R + r) * N
-            r_j = tl.load(read_p + row + j, mask=j < N, other=0.0).to(ACC)
-            r_i = tl.load(read_p + row + i, mask=i < N, other=0.0).to(ACC)
-            ahead_r = tl.sum(links * r_j[None, :], 1)
-            ahead += tl.where(heads[None, :] == r, ahead_r[:, None], 0.0)
-            partial = (b * tl.num_programs(1) + block) * R + r
-            tl.store(backward_p + partial * N + j, tl.sum(links * r_i[:, None], 0), mask=j < N)
-    rows = (i < N)[:, None] & (heads < R)[None, :]
-    store(forward_p + (b * R + heads[None, :]) * N + i[:, None], ahead, rows)
+            r_j = tl.load(read_p + heads + r * N + j, mask=j < N, other=0.0).to(ACC)
+            r_i = tl.load(read_p + heads + r * N + i, mask=i < N, other=0.0).to(ACC)
+            # The sums go round: a loop cannot change one in the middle of a tuple.
+            ahead = ahead[1:] + (ahead[0] + own_sums(links * r_j[None, :], BI, BJ),)
+            tl.store(partial + r * N + j, tl.sum(links * r_i[:, None], 0), mask=j < N)
+    for r in tl.static_range(R):
+        store(forward_p + heads + r * N + i, tl.sum(ahead[r], 1), i < N)
     p_i = tl.load(precedence_p + b * N + i, mask=i < N, other=0.0).to(ACC)
-    store(out_precedence_p + b * N + i, (1 - total) * p_i + w_i, i < N)
+    store(out_precedence_p + b * N + i, (1 - tl.sum(total, 0)) * p_i + w_i, i < N)
 
 
 @triton.jit
@@ -430,7 +438,6 @@ def _link_backward(
     columns_p,
     N,
     R: tl.constexpr,
-    HEADS: tl.constexpr,
     BOOK: tl.constexpr,
     BI: tl.constexpr,
     BJ: tl.constexpr,
@@ -444,20 +451,19 @@ def _link_backward(
     b, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     i = block * BI + tl.arange(0, BI)
     w_i = tl.load(write_p + b * N + i, mask=i < N, other=0.0).to(ACC)
-    heads = tl.arange(0, HEADS)
-    d_write, total, through = tl.zeros((BI,), ACC), tl.zeros((), ACC), tl.zeros((), ACC)
-    d_read = tl.zeros((BI, HEADS), ACC)
-    own, columns = b * (R + 2) * N, (b * tl.num_programs(1) + block) * (R + 2) * N
+    total, through = tl.zeros((BJ,), ACC), tl.zeros((BJ,), ACC)
+    d_write = tl.zeros((BI, BJ // OWN), ACC)
+    d_read = (tl.zeros((BI, BJ // OWN), ACC),) * R
+    heads, own = b * R * N, own_p + b * (R + 2) * N
+    columns = columns_p + (b * tl.num_programs(1) + block) * (R + 2) * N
     for start in range(0, N, BJ):
         j = start + tl.arange(0, BJ)
         inside = (i < N)[:, None] & (j < N)[None, :]
-        off_diagonal = (i[:, None] != j[None, :]) & inside
+        off_diagonal = i[:, None] != j[None, :]
         w_j = tl.load(write_p + b * N + j, mask=j < N, other=0.0).to(ACC)
         p_j = tl.load(precedence_p + b * N + j, mask=j < N, other=0.0).to(ACC)
-        total += tl.sum(w_j, 0)
-        through += tl.sum(
-            p_j * tl.load(grad_precedence_p + b * N + j, mask=j < N, other=0.0).to(ACC), 0
-        )
+        total += w_j
+        through += p_j * tl.load(grad_precedence_p + b * N + j, mask=j < N, other=0.0).to(ACC)
         at = (b * N + i[:, None]) * N + j[None, :]
         old = tl.load(link_p + at, mask=inside, other=0.0).to(ACC)
         other = w_i[:, None] if BOOK else w_j[None, :]
@@ -465,28 +471,29 @@ def _link_backward(
         new = tl.where(off_diagonal, decay * old + w_i[:, None] * p_j[None, :], 0.0)
         grad = tl.load(grad_p + at, mask=inside, other=0.0).to(ACC)
         for r in tl.static_range(R):
-            row = (b * R + r) * N
+            row = heads + r * N
             r_j = tl.load(read_p + row + j, mask=j < N, other=0.0).to(ACC)
             r_i = tl.load(read_p + row + i, mask=i < N, other=0.0).to(ACC)
             f_i = tl.load(grad_forward_p + row + i, mask=i < N, other=0.0).to(ACC)
             b_j = tl.load(grad_backward_p + row + j, mask=j < N, other=0.0).to(ACC)
-            grad += f_i[:, None] * r_j[None, :] + r_i[:, None] * b_j[None, :]
-            ahead = tl.sum(new * f_i[:, None], 0)
-            tl.store(columns_p + columns + (2 + r) * N + j, ahead, mask=j < N)
-            back = tl.sum(new * b_j[None, :], 1)
-            d_read += tl.where(heads[None, :] == r, back[:, None], 0.0)
+            # One by one: a sum of both products would be laid out over the threads by itself, and
+            # go through shared memory to where the gradient is.
+            grad = grad + f_i[:, None] * r_j[None, :]
+            grad = grad + r_i[:, None] * b_j[None, :]
+            d_read = d_read[1:] + (d_read[0] + own_sums(new * b_j[None, :], BI, BJ),)
+            tl.store(columns + (2 + r) * N + j, tl.sum(new * f_i[:, None], 0), mask=j < N)
         grad = tl.where(off_diagonal, grad, 0.0)
         store(out_p + at, decay * grad, inside)
         faded = grad * old
-        d_write += tl.sum(grad * p_j[None, :] - (2 * faded if BOOK else faded), 1)
+        d_write += own_sums(grad * p_j[None, :] - (2 * faded if BOOK else faded), BI, BJ)
         d_other = tl.zeros((BJ,), ACC) if BOOK else -tl.sum(faded, 0)
-        tl.store(columns_p + columns + j, d_other, mask=j < N)
-        tl.store(columns_p + columns + N + j, tl.sum(grad * w_i[:, None], 0), mask=j < N)
+        tl.store(columns + j, d_other, mask=j < N)
+        tl.store(columns + N + j, tl.sum(grad * w_i[:, None], 0), mask=j < N)
     g_i = tl.load(grad_precedence_p + b * N + i, mask=i < N, other=0.0).to(ACC)
-    tl.store(own_p + own + i, d_write + g_i - through, mask=i < N)
-    tl.store(own_p + own + N + i, (1 - total) * g_i, mask=i < N)
-    rows = (i < N)[:, None] & (heads < R)[None, :]
-    tl.store(own_p + own + (2 + heads[None, :]) * N + i[:, None], d_read, mask=rows)
+    tl.store(own + i, tl.sum(d_write, 1) + g_i - tl.sum(through, 0), mask=i < N)
+    tl.store(own + N + i, (1 - tl.sum(total, 0)) * g_i, mask=i < N)
+    for r in tl.static_range(R):
+        tl.store(own + (2 + r) * N + i, tl.sum(d_read[r], 1), mask=i < N)
 
 
 @triton.jit
@@ -592,6 +599,17 @@ def rows_of_tile(n: int, w: int, elements: int = TILE) -> Mapping[str, int]:
 def slots_of_tile(n: int) -> int:
     """Slots of one side of a square tile: of a link matrix, or of a comparison of usages."""
     return min(SLOTS, block_of(n))
+
+
+def tile_of_links(n: int, r: int, like: Tensor, *, heads: int) -> Mapping[str, int]:
+    """Tiles of the link matrix, and the warps that hold one and the sums of ``r`` heads.
+
+    As few as can be, for what several warps add up goes through shared memory, with a barrier for
+    each sum: one for ``heads`` heads of float32, which is what its registers hold.
+    """
+    slots, doubled = slots_of_tile(n), 1 + (like.dtype == torch.float64)
+    warps = next_power_of_2(cdiv(r * doubled, heads))
+    return {"BI": slots, "BJ": slots, "num_warps": min(4, warps)}
 
 
 def warps_of_tile(tile: Mapping[str, int]) -> int:
@@ -835,8 +853,8 @@ def link_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L_BNN, p_BN, f_BRN and b_BRN."""
     (b, n), r = precedence.shape, read.shape[1]
-    slots = slots_of_tile(n)
-    blocks = cdiv(n, slots)
+    tile = tuned("dnc.link_forward", link, tile_of_links(n, r, link, heads=8), B=b, N=n)
+    blocks = cdiv(n, tile["BI"])
     out, out_precedence = link.new_empty(b, n, n), link.new_empty(b, n)
     forward, backward = link.new_empty(b, r, n), scratch(link, b, blocks, r, n)
     if b * n:
@@ -851,12 +869,9 @@ def link_forward(
             backward,
             n,
             R=r,
-            HEADS=next_power_of_2(r),
             BOOK=book,
-            BI=slots,
-            BJ=slots,
             ACC=ACCUMULATE[link.dtype],
-            **tuned("dnc.link_forward", link, {"num_warps": 4}, B=b, N=n),
+            **tile,
         )
     return out, out_precedence, forward, _total(backward, link)
 
@@ -874,8 +889,8 @@ def link_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of link, precedence, write and read weightings."""
     (b, n), r = precedence.shape, read.shape[1]
-    slots = slots_of_tile(n)
-    blocks = cdiv(n, slots)
+    tile = tuned("dnc.link_backward", link, tile_of_links(n, r, link, heads=2), B=b, N=n)
+    blocks = cdiv(n, tile["BI"])
     out, own = link.new_empty(b, n, n), scratch(link, b, r + 2, n)
     columns = scratch(link, b, blocks, r + 2, n)
     if b * n:
@@ -893,12 +908,9 @@ def link_backward(
             columns,
             n,
             R=r,
-            HEADS=next_power_of_2(r),
             BOOK=book,
-            BI=slots,
-            BJ=slots,
             ACC=ACCUMULATE[link.dtype],
-            **tuned("dnc.link_backward", link, {"num_warps": 4}, B=b, N=n),
+            **tile,
         )
     whole = (own + columns.sum(1)).to(link.dtype)
     return out, whole[:, 1].clone(), whole[:, 0].clone(), whole[:, 2:].clone()

@@ -1,14 +1,17 @@
 """DNC addressing against loops that follow the paper entry by entry, in every implementation."""
 
+import functools
 import itertools
 
+import proof
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from kernels import dnc
+from kernels import dnc, tuning
+from kernels.dnc import cases
 
 EACH = settings(max_examples=15, deadline=None)
 IMPLS = ("reference", "torch", "triton")
@@ -72,6 +75,51 @@ def test_the_books_links_are_those_of_its_listing_and_not_of_the_paper(seed, imp
     got = linked(link, precedence, write, book=True, impl=impl)[0]
     torch.testing.assert_close(got, listing, rtol=0, atol=1e-6)
     assert (got - paper).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("book", [False, True])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 64), (64, 16), (64, 128)])
+def test_links_are_the_same_in_tiles_of_any_size(rows, columns, book):
+    """Such as the tuner may choose: with more rows than columns, and larger than the matrix."""
+    case = cases.Case("no multiples", 2, 70, 4, 3)
+    link, precedence, write, read = cases.arguments("link", case)
+    tile = {"BI": rows, "BJ": columns}
+    with (
+        tuning.trial("dnc.link_forward", tile),
+        tuning.trial("dnc.link_backward", tile),
+        tuning.observed() as asked,
+    ):
+        proof.agrees(
+            functools.partial(dnc.link, book=book, impl="triton"),
+            functools.partial(dnc.link, book=book, impl="reference"),
+            (link, precedence, write, read),
+            torch.float32,
+        )
+    assert all(tile.keys() <= found.default.keys() for found in asked.values())
+    assert asked.keys() == {"dnc.link_forward", "dnc.link_backward"}
+
+
+@pytest.mark.parametrize(
+    ("heads", "dtype", "warps"),
+    [
+        (1, "float32", (1, 1)),
+        (4, "float32", (1, 2)),
+        (9, "float32", (2, 4)),
+        (4, "float64", (1, 4)),
+    ],
+)
+def test_a_tile_of_links_has_the_warps_that_hold_its_sums(heads, dtype, warps):
+    case = cases.Case("many heads", 1, 20, 4, heads)
+    args = cases.arguments("link", case, getattr(torch, dtype))
+    with tuning.observed() as asked:
+        proof.agrees(
+            functools.partial(dnc.link, impl="triton"),
+            functools.partial(dnc.link, impl="reference"),
+            args,
+            args[0].dtype,
+        )
+    kernels = ("dnc.link_forward", "dnc.link_backward")
+    assert tuple(asked[name].default["num_warps"] for name in kernels) == warps
 
 
 @pytest.mark.parametrize("impl", IMPLS)

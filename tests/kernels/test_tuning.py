@@ -114,7 +114,7 @@ def test_a_trial_ends_with_its_block(configs):
 @pytest.mark.parametrize(
     ("folder", "op", "names"),
     [
-        ("dnc", "link", ["num_warps"]),
+        ("dnc", "link", ["BI", "BJ", "num_warps"]),
         ("dnc", "allocation", ["num_warps"]),
         ("lstm", "lstm", ["num_warps"]),
         ("attention", "attention", ["BM", "BN", "num_stages", "num_warps"]),
@@ -131,8 +131,8 @@ def test_launchers_ask_for_their_parameters_and_take_them(folder, op, names):
     assert found.kernel.startswith(f"{folder}.")
     assert found.dtype == "float32"
     assert sorted(found.default) == names
-    if "BM" in names:
-        with tuning.trial(found.kernel, {"BM": 16}), tuning.observed():
+    for block in {"BI", "BM"} & set(names):
+        with tuning.trial(found.kernel, {block: 16}), tuning.observed():
             after = proof.flat(getattr(module, op)(*args, impl="triton"))
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(before, after, strict=True))
 
