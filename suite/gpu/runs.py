@@ -100,7 +100,7 @@ def paper(this: Run, deadline: float) -> int:
                 for record in records:
                     this.records.append(record)
                     ended += 1
-                    this.say(f"  {open_.pop(record.run_id)}: {record.status}")
+                    this.say(f"  {open_.pop(record.run_id, record.task.id)}: {record.status}")
         except KeyboardInterrupt:
             if not stop():
                 raise
