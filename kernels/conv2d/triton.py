@@ -39,18 +39,21 @@ from kernels.tuning import tuned
 # Below this many channels of a group, blocks go over taps and channels in one.
 FEW_CHANNELS = 16
 # Bytes of an element, and whether blocks go over taps and channels in one -> the largest blocks of
-# rows, columns and summands that spill no registers, warps of such a block or of half of it, and
-# stages of the pipeline.
+# rows, columns and summands that spill no registers, how much of rows times columns makes a warp,
+# of which there are four to eight, and stages of the pipeline. A warp has much where it can: what
+# it takes to find out where operands lie, it takes once.
 LARGEST = {
-    (2, False): (128, 128, 64, 8, 3),
-    (2, True): (128, 64, 32, 8, 2),
-    (4, False): (128, 64, 32, 8, 2),
-    (4, True): (64, 64, 32, 8, 2),
-    (8, False): (32, 32, 16, 8, 1),
-    (8, True): (32, 32, 16, 8, 1),
+    (2, False): (128, 128, 64, 2048, 3),
+    (2, True): (128, 64, 32, 512, 2),
+    (4, False): (128, 64, 32, 512, 2),
+    (4, True): (64, 64, 32, 128, 2),
+    (8, False): (32, 32, 16, 64, 1),
+    (8, True): (32, 32, 16, 64, 1),
 }
-# Pixels that the gradient of weight takes at a time: on sm_80 more of them spill registers.
+# Pixels that four warps take at a time in the gradient of weight: on sm_80 more of them spill.
 MOST_PIXELS = 32
+# A pixel that no tap of any kernel moves into an image.
+OUTSIDE = tl.constexpr(-(2**30))
 # Programs that fill a large GPU twice over, and the fewest blocks of summands for one of them.
 PROGRAMS, FEWEST_BLOCKS = 264, 8
 
@@ -61,12 +64,31 @@ GEOMETRY = [
 
 
 @triton.jit
-def patch(x_p, image, h, w, tap, channel, inside, H, W, C, dilation_h, dilation_w, S: tl.constexpr):
-    """What ``tap`` sees of ``channel`` where its kernel begins at pixel (h, w); zero outside."""
-    h += tap // S * dilation_h
-    w += tap % S * dilation_w
-    inside &= (h >= 0) & (h < H) & (w >= 0) & (w < W)
-    return tl.load(x_p + ((image * H + h) * W + w) * C + channel, mask=inside, other=0.0)
+def within(at, size):
+    """Whether ``at`` is no less than zero and below ``size``: as unsigned, one comparison."""
+    return at.to(tl.uint32) < tl.cast(size, tl.uint32)
+
+
+@triton.jit
+def moved(at, step, size):
+    """``at + step``, less ``size`` where it is no longer below that, and whether it was.
+
+    ``at`` is below ``size``, and ``step`` no more than it.
+    """
+    at += step
+    over = (at >= size).to(at.dtype)
+    return at - over * size, over
+
+
+@triton.jit
+def following(channel, r, s, BLOCK: tl.constexpr, CHANNELS, S):
+    """The next block of channels: of the same tap, else of the next. Divides nothing."""
+    channel += BLOCK
+    s = tl.where(channel >= CHANNELS, s + 1, s)
+    channel = tl.where(channel >= CHANNELS, 0, channel)
+    r = tl.where(s >= S, r + 1, r)
+    s = tl.where(s >= S, 0, s)
+    return channel, r, s
 
 
 @triton.jit(do_not_specialize=GEOMETRY)
@@ -117,29 +139,35 @@ def _conv2d_forward(
     x_p += group * CG
     weight_p += (group * KG + n)[None, :] * (R * S * CG)
     total = tl.zeros((BM, BN), ACC)
+    # What a row sees of a tap lies away from where its kernel begins, by as much for every row.
+    base = ((image * H + h) * W + w) * C
+    h, w = tl.where(inside_m, h, OUTSIDE).to(tl.int32), w.to(tl.int32)
     if FLAT:
+        j = tl.arange(0, BK)[None, :]
+        r, s, c = j // CG // S, j // CG % S, j % CG
         for start in range(0, R * S * CG, BK):
-            j = start + tl.arange(0, BK)
-            inside = j < R * S * CG
-            x = patch(
-                x_p, image, h, w, (j // CG)[None, :], (j % CG)[None, :],
-                inside_m & inside[None, :], H, W, C, dilation_h, dilation_w, S,
-            )  # fmt: skip
-            weight = tl.load(weight_p + j[:, None], mask=inside[:, None] & inside_n, other=0.0)
+            down, right = r * dilation_h, s * dilation_w
+            inside = within(h + down, H) & within(w + right, W) & (r < R)
+            at = base + (tl.cast(down, INDEX) * W + right) * C + c
+            x = tl.load(x_p + at, mask=inside, other=0.0)
+            at = (start + tl.arange(0, BK))[:, None]
+            weight = tl.load(weight_p + at, mask=(at < R * S * CG) & inside_n, other=0.0)
             total = dot(x, weight, total, PRECISION)
+            c, over = moved(c, BK % CG, CG)
+            s, over = moved(s, BK // CG % S + over, S)
+            r += BK // CG // S + over
     else:
-        blocks_c = tl.cdiv(CG, BK)
-        for step in range(0, R * S * blocks_c):
-            tap = step // blocks_c
-            c = step % blocks_c * BK + tl.arange(0, BK)
-            inside = c < CG
-            x = patch(
-                x_p, image, h, w, tap, c[None, :],
-                inside_m & inside[None, :], H, W, C, dilation_h, dilation_w, S,
-            )  # fmt: skip
-            at = (tap * CG + c)[:, None]
-            weight = tl.load(weight_p + at, mask=inside[:, None] & inside_n, other=0.0)
+        first, r, s = 0, 0, 0
+        for _ in range(0, R * S * tl.cdiv(CG, BK)):
+            c = first + tl.arange(0, BK)
+            down, right = r * dilation_h, s * dilation_w
+            inside = within(h + down, H) & within(w + right, W) & (c < CG)[None, :]
+            at = base + (tl.cast(down, INDEX) * W + right) * C + c[None, :]
+            x = tl.load(x_p + at, mask=inside, other=0.0)
+            at = ((r * S + s) * CG + c)[:, None]
+            weight = tl.load(weight_p + at, mask=(c < CG)[:, None] & inside_n, other=0.0)
             total = dot(x, weight, total, PRECISION)
+            first, r, s = following(first, r, s, BK, CG, S)
     k = group * KG + n
     if scale_p is not None:
         total *= tl.load(scale_p + k, mask=n < KG, other=0.0).to(ACC)[None, :]
@@ -222,20 +250,24 @@ def _conv2d_backward_x(
     grad_p += group * KG
     weight_p += group * KG * (R * S * CG) + n[None, :]
     total = tl.zeros((BM, BN), ACC)
-    blocks_k = tl.cdiv(KG, BK)
-    for step in range(0, taps_r * taps_s * blocks_k):
-        tap = step // blocks_k
-        r, s = first_r + tap // taps_s * step_r, first_s + tap % taps_s * step_s
-        k = step % blocks_k * BK + tl.arange(0, BK)
-        # Multiples of the stride, by the choice of taps.
-        p = i + (class_h + top - r * dilation_h) // stride_h
-        q = j + (class_w + left - s * dilation_w) // stride_w
-        inside = inside_m & (p >= 0) & (p < P) & (q >= 0) & (q < Q)
-        at = ((image * P + p) * Q + q)[:, None] * K + k[None, :]
-        grad = tl.load(grad_p + at, mask=inside[:, None] & (k < KG)[None, :], other=0.0)
-        at = (k[:, None].to(INDEX) * (R * S) + r * S + s) * CG
+    # Multiples of the stride, by the choice of taps: where the first tap sees the gradient, and how
+    # much before that each of the next.
+    p = i + (class_h + top - first_r * dilation_h) // stride_h
+    q = j + (class_w + left - first_s * dilation_w) // stride_w
+    up, back = step_r * dilation_h // stride_h, step_s * dilation_w // stride_w
+    base = ((image * P + p) * Q + q)[:, None] * K
+    p, q = tl.where(inside_m, p, OUTSIDE).to(tl.int32), q.to(tl.int32)
+    first, r, s = 0, 0, 0
+    for _ in range(0, taps_r * taps_s * tl.cdiv(KG, BK)):
+        k = first + tl.arange(0, BK)
+        inside = (within(p - r * up, P) & within(q - s * back, Q))[:, None]
+        at = base - (tl.cast(r * up, INDEX) * Q + s * back) * K + k[None, :]
+        grad = tl.load(grad_p + at, mask=inside & (k < KG)[None, :], other=0.0)
+        tap = (first_r + r * step_r) * S + first_s + s * step_s
+        at = (k[:, None].to(INDEX) * (R * S) + tap) * CG
         weight = tl.load(weight_p + at, mask=(k < KG)[:, None] & inside_n, other=0.0)
         total = dot(grad, weight, total, PRECISION)
+        first, r, s = following(first, r, s, BK, KG, taps_s)
     at = ((image * H + h) * W + w)[:, None] * C + (group * CG + n)[None, :]
     store(out_p + at, total, inside_m[:, None] & inside_n)
 
@@ -290,16 +322,22 @@ def _conv2d_backward_weight(
     x_p += group * CG
     grad_p += group * KG + k[:, None]
     total = tl.zeros((BM, BN), ACC)
+    # Where a pixel lies takes divisions; where the next block's lies does not.
+    row = (part * chunk + tl.arange(0, BK))[:, None]
+    image, p, q = row // Q // P, row // Q % P, row % Q
+    down, right = tap // S * dilation_h - top, tap % S * dilation_w - left
+    away = (tl.cast(down, INDEX) * W + right) * C + c
     for start in range(part * chunk, tl.minimum(part * chunk + chunk, M), BK):
         m = start + tl.arange(0, BK)
-        row, inside = m[:, None], m < M
-        grad = tl.load(grad_p + m[None, :] * K, mask=inside[None, :] & (k < KG)[:, None], other=0.0)
-        image, h, w = row // Q // P, row // Q % P * stride_h - top, row % Q * stride_w - left
-        x = patch(
-            x_p, image, h, w, tap, c,
-            inside[:, None] & inside_n, H, W, C, dilation_h, dilation_w, S,
-        )  # fmt: skip
+        at = m[None, :] * K
+        grad = tl.load(grad_p + at, mask=(m < M)[None, :] & (k < KG)[:, None], other=0.0)
+        h, w = p * stride_h, q * stride_w
+        inside = (m < M)[:, None] & inside_n & within(h + down, H) & within(w + right, W)
+        x = tl.load(x_p + ((image * H + h) * W + w) * C + away, mask=inside, other=0.0)
         total = dot(grad, x, total, PRECISION)
+        q, over = moved(q, BK % Q, Q)
+        p, over = moved(p, BK // Q % P + over, P)
+        image += BK // Q // P + over
     at = (part * K + group * KG + k)[:, None] * (R * S * CG) + j[None, :]
     tl.store(out_p + at, total, mask=(k < KG)[:, None] & inside_n)
 
@@ -326,10 +364,11 @@ def tile_of(
     bm, bn, bk = (
         min(m, block_of(n)) for m, n in zip(most, (rows, columns, summands), strict=False)
     )
+    share = most[3]
     if summands % 8 and not together:
         # Rows that begin anywhere are loaded element by element, each with an address of its own.
-        bk = min(bk, 32)
-    warps = most[3] if 2 * bm * bn >= most[0] * most[1] else 4
+        bk, share = min(bk, 32), min(share, 512)
+    warps = min(8, max(4, bm * bn // share))
     return {"BM": bm, "BN": bn, "BK": bk, "num_warps": warps, "num_stages": most[4]}
 
 
@@ -520,7 +559,9 @@ def backward_weight(
     together = flat(cg, r * s)
     # A program has channels of one tap, or some of all taps and channels.
     sets, columns = (1, r * s * cg) if together else (r * s, cg)
-    tile = tile_of(x.dtype, together, kg, columns, min(m, MOST_PIXELS))
+    tile = tile_of(x.dtype, together, kg, columns, m)
+    if tile["num_warps"] == 4:
+        tile = {**tile, "BK": min(tile["BK"], MOST_PIXELS)}
     tile = tuned("conv2d.backward_weight", x, tile, M=m, K=kg, C=cg, R=r, S=s)
     blocks = cdiv(kg, tile["BM"]) * sets * cdiv(columns, tile["BN"]) * groups
     parts, chunk = parts_of(m, tile["BK"], blocks)

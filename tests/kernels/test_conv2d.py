@@ -500,12 +500,21 @@ def test_offsets_are_wide_where_a_tensor_is_large(launched, monkeypatch):
 @pytest.mark.parametrize("dtype", dispatch.DTYPES)
 def test_blocks_are_no_larger_than_what_they_cover(dtype):
     for together in (False, True):
-        rows, columns, summands, warps, _ = launch.LARGEST[dtype.itemsize, together]
+        rows, columns, summands, share, _ = launch.LARGEST[dtype.itemsize, together]
         tile = launch.tile_of(dtype, together, 10**6, 10**6, 10**6)
         assert [tile[k] for k in ("BM", "BN", "BK")] == [rows, columns, summands]
-        assert tile["num_warps"] == warps
+        assert tile["num_warps"] == 8
+        assert rows * columns // 8 >= share
         tile = launch.tile_of(dtype, together, 1, 17, 0)
         assert [tile[k] for k in ("BM", "BN", "BK")] == [16, 32, 16]
+
+
+def test_a_warp_has_much_of_a_product_but_not_where_each_element_has_its_address():
+    def warps(summands):
+        return launch.tile_of(torch.bfloat16, False, 10**6, 64, summands)["num_warps"]
+
+    assert warps(64) == 4
+    assert warps(35) == 8
 
 
 @pytest.mark.parametrize("needed", [0, 1])
