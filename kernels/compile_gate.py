@@ -3,11 +3,12 @@
 Triton needs no GPU to compile: the public functions are called on tensors without memory, each
 launch is written down instead of made, and each that Triton would compile to a binary of its own is
 compiled for the architecture asked for. What the compiler reports (registers, stack, shared memory)
-and the opcodes in the machine code make a row, named after the first case that needs the binary.
-A further row for each case counts the launches that it makes, forward and backward. Rows repeat
-exactly for one version of Triton, so they are compared exactly with a stored table: a kernel that
-begins to spill, outgrows shared memory or loses its tensor-core instructions, and an operation that
-takes one launch more, is seen without a GPU.
+and the machine code make a row, named after the first case that needs the binary: its opcodes, its
+instructions, and those of its longest loop, which tell what a step costs where it waits for neither
+memory nor tensor cores. A further row for each case counts the launches that it makes, forward and
+backward. Rows repeat exactly for one version of Triton, so they are compared exactly with a stored
+table: a kernel that begins to spill, outgrows shared memory, loses its tensor-core instructions or
+takes more of others, and an operation that takes one launch more, is seen without a GPU.
 
 A row is stored with a digest of all that its binary is made from: the kernel's source and that of
 the functions it calls, the types and values that it is specialised to, its options. Where that is
@@ -35,6 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -143,6 +145,7 @@ def traced(folder: str, architecture: int) -> Trace:
 
     module = importlib.import_module(f"kernels.{folder}")
     cases = importlib.import_module(f"kernels.{folder}.cases")
+    _hash_in_order(importlib.import_module(f"kernels.{folder}.triton"))
     found = Trace()
     # Called as users call them, but no GPU is asked for and, as in a compiled region, no value.
     with (
@@ -156,6 +159,20 @@ def traced(folder: str, architecture: int) -> Trace:
                 with _written_down(f"{folder}: {case.name}", architecture, found):
                     getattr(module, op)(*args, **more)
     return found
+
+
+def _hash_in_order(module: ModuleType) -> None:
+    """Have Triton hash each function of a module after those that it calls.
+
+    A caller that Triton hashes first has another hash: so what was traced before would tell in it.
+    """
+    from triton.runtime.jit import JITFunction
+
+    for function in list(vars(module).values()):
+        if isinstance(function, JITFunction):
+            if function.__module__ != module.__name__:
+                _hash_in_order(sys.modules[function.__module__])
+            _ = function.cache_key
 
 
 def _as_triton(op: Any, *args: Any, impl: str | None = None, **options: Any) -> Any:
@@ -220,6 +237,7 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
     kernel = launch.function.warmup(*launch.args, grid=(1,), **dict(launch.options))
     usage, code = _inspected(kernel.asm["cubin"])
     counts = {op: n for op in OPCODES if (n := len(re.findall(rf"\b{op}\b", code)))}
+    instructions, loop = _instructions(code)
     return {
         "inputs": launch.inputs,
         "dots": _tensor_core_dots(kernel.asm["ttir"]),
@@ -228,6 +246,8 @@ def compiled(launch: Launch, architecture: int) -> dict[str, Any]:
         "shared_bytes": int(kernel.metadata.shared),
         "warps": int(kernel.metadata.num_warps),
         "opcodes": counts,
+        "instructions": instructions,
+        "loop": loop,
     }
 
 
@@ -246,6 +266,26 @@ def _inspected(cubin: bytes) -> tuple[dict[str, str], str]:
             for option in ("-res-usage", "--dump-sass")
         ]
     return dict(re.findall(r"(\w+):(\d+)", texts[0])), texts[1]
+
+
+def _instructions(code: str) -> tuple[int, int]:
+    """How many instructions machine code has, and how many its longest loop: 0 without one.
+
+    A loop is what lies between a branch back and where it leads to. What a binary ends with, a
+    branch to itself, is none, and neither is what fills it up behind that.
+    """
+    found = [
+        (int(at, 16), text)
+        for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", code)
+        if text.strip() != "NOP"
+    ]
+    loops = [
+        sum(to <= place <= at for place, _ in found)
+        for at, text in found
+        if (branch := re.search(r"\bBRA\b.*0x([0-9a-f]+)", text))
+        and (to := int(branch[1], 16)) < at
+    ]
+    return len(found), max(loops, default=0)
 
 
 def _tensor_core_dots(code: str) -> int:

@@ -53,6 +53,30 @@ def test_which_products_tensor_cores_can_do(operands, precision, counts):
     assert compile_gate._tensor_core_dots("%3 = arith.addf %1, %2 : tensor<16x16xbf16>") == 0
 
 
+CODE = """
+        /*0000*/                   LDC R1, c[0x0][0x28] ;                  /* 0x00000a00ff017b82 */
+        /*0010*/                   MOV R2, RZ ;                            /* 0x000000ff00027202 */
+        /*0020*/                   FFMA R3, R4, R5, R3 ;                   /* 0x0000000504037223 */
+        /*0030*/                   IADD3 R2, R2, 0x1, RZ ;                 /* 0x0000000102027810 */
+        /*0040*/                   NOP ;                                   /* 0x0000000000007918 */
+        /*0050*/              @!P0 BRA 0x30 ;                              /* 0xfffffffc00f48947 */
+        /*0060*/              @P1  BRA.U 0x20 ;                            /* 0xfffffffc00f48947 */
+        /*0070*/               @P2 BRA 0x90 ;                              /* 0x0000000000000947 */
+        /*0080*/                   EXIT ;                                  /* 0x000000000000794d */
+        /*0090*/                   BRA 0x90;                               /* 0xfffffffc00fc7947 */
+        /*00a0*/                   NOP;                                    /* 0x0000000000007918 */
+"""
+
+
+def test_instructions_are_those_of_the_longest_loop():
+    assert compile_gate._instructions(CODE) == (9, 4)
+    straight = "\n".join(
+        line for line in CODE.splitlines() if "P0" not in line and "P1" not in line
+    )
+    assert compile_gate._instructions(straight) == (7, 0)
+    assert compile_gate._instructions("") == (0, 0)
+
+
 def test_every_difference_is_named():
     stored = {"gone": ROW, "same": ROW, "other": ROW}
     found = {"same": ROW, "new": ROW, "other": ROW | {"registers": 41, "opcodes": {"HMMA": 8}}}
@@ -91,25 +115,42 @@ def test_every_folder_with_cases_is_compiled():
 
 
 LISTING = """
-import json
+import json, sys
 from kernels import compile_gate
 
-found = {}
-for folder in compile_gate.folders():
+found, inputs = {}, {}
+for folder in sys.argv[1:] or compile_gate.folders():
     for launch in compile_gate.traced(folder, 90).distinct.values():
         known = launch.function.create_binder()[-1](*launch.args, **dict(launch.options))
         found.setdefault(launch.kernel, []).append([dict(launch.options), str(known[1:])])
-print(json.dumps(found, default=str))
+        inputs.setdefault(launch.name, []).append(launch.inputs)
+print(json.dumps([found, inputs], default=str))
 """
 
 
-@pytest.fixture(scope="module")
-def listed():
-    """Kernel -> the options of each launch, and what Triton knows its binary by."""
-    command = [sys.executable, "-c", LISTING]
+def listing(*folders):
+    """By kernel the options of each launch and what Triton knows it by; by name its digest."""
+    command = [sys.executable, "-c", LISTING, *folders]
     done = subprocess.run(command, capture_output=True, text=True, env=COMPILING, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def all_listed():
+    return listing()
+
+
+@pytest.fixture(scope="module")
+def listed(all_listed):
+    return all_listed[0]
+
+
+@pytest.mark.xdist_group("listed")
+def test_digests_do_not_depend_on_what_was_traced_before(all_listed):
+    _, alone = listing("ntm", "linear")
+    assert alone
+    assert alone == {name: all_listed[1][name] for name in alone}
 
 
 @pytest.mark.xdist_group("listed")
@@ -225,6 +266,7 @@ def test_the_command_line_passes_on_what_is_not_known():
 
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "kernels.compile_gate", "--arch=90", "--op=ntm", "--jobs=1"]
+    command += ["--all"]
     with subprocess.Popen(
         command,
         env=COMPILING | {"TMPDIR": str(tmp_path)},
