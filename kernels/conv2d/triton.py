@@ -50,8 +50,6 @@ LARGEST = {
     (8, False): (32, 32, 16, 64, 1),
     (8, True): (32, 32, 16, 64, 1),
 }
-# Pixels that four warps take at a time in the gradient of weight: on sm_80 more of them spill.
-MOST_PIXELS = 32
 # A pixel that no tap of any kernel moves into an image.
 OUTSIDE = tl.constexpr(-(2**30))
 # Programs that fill a large GPU twice over, and the fewest blocks of summands for one of them.
@@ -71,13 +69,13 @@ def within(at, size):
 
 @triton.jit
 def moved(at, step, size):
-    """``at + step``, less ``size`` where it is no longer below that, and whether it was.
+    """``at + step``, less ``size`` where it is no longer below that; and where that is.
 
     ``at`` is below ``size``, and ``step`` no more than it.
     """
     at += step
-    over = (at >= size).to(at.dtype)
-    return at - over * size, over
+    over = at >= size
+    return at - tl.where(over, size, 0), over
 
 
 @triton.jit
@@ -154,8 +152,8 @@ def _conv2d_forward(
             weight = tl.load(weight_p + at, mask=(at < R * S * CG) & inside_n, other=0.0)
             total = dot(x, weight, total, PRECISION)
             c, over = moved(c, BK % CG, CG)
-            s, over = moved(s, BK // CG % S + over, S)
-            r += BK // CG // S + over
+            s, over = moved(s, BK // CG % S + over.to(tl.int32), S)
+            r += BK // CG // S + over.to(tl.int32)
     else:
         first, r, s = 0, 0, 0
         for _ in range(0, R * S * tl.cdiv(CG, BK)):
@@ -322,22 +320,28 @@ def _conv2d_backward_weight(
     x_p += group * CG
     grad_p += group * KG + k[:, None]
     total = tl.zeros((BM, BN), ACC)
-    # Where a pixel lies takes divisions; where the next block's lies does not.
+    # Where the first tap sees a pixel takes divisions. From there to where it sees the pixel of the
+    # next block does not, whether or not a row or an image of them ends in between.
     row = (part * chunk + tl.arange(0, BK))[:, None]
-    image, p, q = row // Q // P, row // Q % P, row % Q
+    image, h, w = row // Q // P, row // Q % P * stride_h, row % Q * stride_w
+    base, height = ((image * H + h) * W + w) * C, tl.cast(H, INDEX)
+    end_h, end_w = P * stride_h, Q * stride_w
+    step_h, step_w = BK // Q % P * stride_h, BK % Q * stride_w
+    step = ((BK // Q // P * height + step_h) * W + step_w) * C
+    to_row, to_image = (stride_h * W - end_w) * C, (height - end_h) * W * C
     down, right = tap // S * dilation_h - top, tap % S * dilation_w - left
     away = (tl.cast(down, INDEX) * W + right) * C + c
     for start in range(part * chunk, tl.minimum(part * chunk + chunk, M), BK):
         m = start + tl.arange(0, BK)
         at = m[None, :] * K
         grad = tl.load(grad_p + at, mask=(m < M)[None, :] & (k < KG)[:, None], other=0.0)
-        h, w = p * stride_h, q * stride_w
         inside = (m < M)[:, None] & inside_n & within(h + down, H) & within(w + right, W)
-        x = tl.load(x_p + ((image * H + h) * W + w) * C + away, mask=inside, other=0.0)
+        x = tl.load(x_p + base + away, mask=inside, other=0.0)
         total = dot(grad, x, total, PRECISION)
-        q, over = moved(q, BK % Q, Q)
-        p, over = moved(p, BK // Q % P + over, P)
-        image += BK // Q // P + over
+        w, over = moved(w, step_w, end_w)
+        base += step + tl.where(over, to_row, 0)
+        h, over = moved(h, step_h + tl.where(over, stride_h, 0), end_h)
+        base += tl.where(over, to_image, 0)
     at = (part * K + group * KG + k)[:, None] * (R * S * CG) + j[None, :]
     tl.store(out_p + at, total, mask=(k < KG)[:, None] & inside_n)
 
@@ -556,12 +560,12 @@ def backward_weight(
     """Gradient of a weight of ``taps`` (R, S), KCRS."""
     (n, k, p, q), (_, c, h, w), (r, s) = grad.shape, x.shape, taps
     m, kg, cg = n * p * q, k // groups, c // groups
-    together = flat(cg, r * s)
-    # A program has channels of one tap, or some of all taps and channels.
+    few = flat(cg, r * s)
+    # A program has channels of one tap, or of several where those of one do not fill a block, as
+    # long as they can still be loaded in vectors.
+    together = few or (r * s > 1 and cg % 16 == 0 and cg < LARGEST[x.dtype.itemsize, False][1])
     sets, columns = (1, r * s * cg) if together else (r * s, cg)
-    tile = tile_of(x.dtype, together, kg, columns, m)
-    if tile["num_warps"] == 4:
-        tile = {**tile, "BK": min(tile["BK"], MOST_PIXELS)}
+    tile = tile_of(x.dtype, few, kg, columns, m)
     tile = tuned("conv2d.backward_weight", x, tile, M=m, K=kg, C=cg, R=r, S=s)
     blocks = cdiv(kg, tile["BM"]) * sets * cdiv(columns, tile["BN"]) * groups
     parts, chunk = parts_of(m, tile["BK"], blocks)

@@ -454,6 +454,20 @@ def test_taps_and_channels_are_counted_in_one_where_channels_are_few(launched, n
         assert options["FLAT"] is together
 
 
+@pytest.mark.parametrize(("channels", "several"), [(16, True), (17, False), (64, False)])
+def test_a_weights_gradient_takes_several_taps_where_one_does_not_fill_a_block(
+    launched, channels, several
+):
+    """As long as the channels of one begin where vectors may; a block of float32 has 64 columns."""
+    case = cases.Case("a few pixels", 1, channels, 3, 4, 3, 2, 2)
+    function = function_of("conv2d", case, "triton")
+    proof.agrees(function, F.conv2d, cases.arguments("conv2d", case), torch.float32)
+    [(_, options)] = launched["_conv2d_backward_weight"][:1]
+    assert options["FLAT"] is several
+    [(_, options)] = launched["_conv2d_forward"][:1]
+    assert not options["FLAT"]
+
+
 @pytest.mark.parametrize(
     ("name", "classes"),
     [("3 by 3", 1), ("stride 2", 4), ("stride beyond the kernel", 9), ("unequal both ways", 3)],
