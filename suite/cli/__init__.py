@@ -156,4 +156,4 @@ def gpu_(
     """Do all that needs an NVIDIA GPU, within minutes; the next call goes on where it was."""
     from suite.gpu.command import command
 
-    return command(budget_minutes, store, only or (), task or ("ch*",))
+    return command(budget_minutes, store, only or (), task or ())

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", action="append", default=[], metavar="TASK")
     given = parser.parse_args(argv)
     try:
-        return command(given.budget_minutes, given.store, given.only, given.task or ("ch*",))
+        return command(given.budget_minutes, given.store, given.only, given.task)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from suite.codes import UNTRUSTED
 from suite.gpu import proofs, runs, tables, tuner
 from suite.gpu.stage import GRACE_S, Stage, run
-from suite.task import select, unknown
+from suite.task import names, select, unknown
 
 NEEDED = ("torch", "triton", "pydantic", "fsspec", "numpy", "pytest")
 DEFAULT_MINUTES, MOST_MINUTES = 8.0, 10.0
@@ -64,7 +64,7 @@ def command(minutes: float, uri: str, only: Sequence[str], tasks: Sequence[str] 
         minutes: stop after that.
         uri: the store.
         only: the stages to go through; all when empty.
-        tasks: which tasks to run, as ``task.select`` takes them.
+        tasks: which tasks to run, as ``task.select`` takes them; all when empty.
 
     Returns:
         0, or 3 where a check failed or a kernel computes something wrong.
@@ -76,13 +76,13 @@ def command(minutes: float, uri: str, only: Sequence[str], tasks: Sequence[str] 
     if not (math.isfinite(minutes) and 0 < minutes <= MOST_MINUTES - GRACE_S / 60):
         most = MOST_MINUTES - GRACE_S / 60
         raise ValueError(f"--budget-minutes is above 0 and at most {most:g}, got {minutes:g}")
-    todo, names = chosen(only), select(tasks)
+    todo, ids = chosen(only), select(tasks) if tasks else names()
     check_machine()
     from suite.store import Store
 
     store = Store(uri)
     store.check_writable()
-    records, left = run(store, todo, minutes, tasks=names)
+    records, left = run(store, todo, minutes, tasks=ids)
     rest = ", ".join(f"{name} ({n})" for name, n in left.items() if n)
     print(f"{len(records)} new records in {uri}; " + (f"left: {rest}" if rest else "all done"))
     bad = {"invalid", "crashed", "nan", "oom", "timeout"}

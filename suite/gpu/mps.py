@@ -33,18 +33,18 @@ def shared(this: Run) -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="mps-") as place:
-        names = ("CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY")
-        if why := _ask([tool, "-d"], dict.fromkeys(names, place)):
+        variables = {"CUDA_MPS_PIPE_DIRECTORY": place, "CUDA_MPS_LOG_DIRECTORY": place}
+        if why := _ask([tool, "-d"], variables):
             this.say(f"  MPS did not start ({why}): runs take turns on the GPU")
             yield
             return
-        os.environ.update(dict.fromkeys(names, place))
+        os.environ.update(variables)
         try:
             yield
         finally:
-            for name in names:
+            for name in variables:
                 del os.environ[name]
-            if why := _ask([tool], dict.fromkeys(names, place), "quit\n"):
+            if why := _ask([tool], variables, "quit\n"):
                 this.say(f"  MPS did not stop: {why}")
 
 

@@ -6,13 +6,14 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from suite.gpu import checks, mps
 from suite.gpu.stage import GRACE_S, Run, workers
 
 if TYPE_CHECKING:
+    from suite import local
     from suite.record import Record
 
 # Runs at a time on one GPU: their memory adds up.
@@ -34,23 +35,21 @@ def smoke(this: Run, deadline: float) -> int:
     earlier, _ = checks.earlier(this, "gpu_smoke")
     outcomes = {name: outcome for name, outcome in earlier.items() if name in names}
     todo = {s.run_id: name for name, s in names.items() if name not in outcomes}
-    begin, seconds = this.now(), this.seconds(deadline)
-    if not todo or seconds <= 1:
+    begin = this.now()
+    if not todo or this.seconds(deadline) <= 1:
         return len(todo)
-    why, stop = dict[str, str](), this.until(deadline)
-    with tempfile.TemporaryDirectory() as place, _stopped_after(seconds):
+    why = dict[str, str]()
+
+    def ended(record: "Record") -> None:
+        name = todo[record.run_id]
+        outcomes[name] = _outcome(record)
+        if outcomes[name] != "passed":
+            why[name] = f"{record.status}: {record.status_detail}"
+            this.say(f"  {name}: {why[name]}")
+
+    with tempfile.TemporaryDirectory() as place:
         campaign = local.Campaign(Store(place), jobs=workers(), timeout_s=2 * GRACE_S)
-        try:
-            with contextlib.closing(campaign.each([names[n] for n in todo.values()])) as ended:
-                for record in ended:
-                    name = todo[record.run_id]
-                    outcomes[name] = _outcome(record)
-                    if outcomes[name] != "passed":
-                        why[name] = f"{record.status}: {record.status_detail}"
-                        this.say(f"  {name}: {why[name]}")
-        except KeyboardInterrupt:
-            if not stop():
-                raise
+        _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
     left = len(names) - len(outcomes)
     check = Check(name="smoke runs", outcomes=outcomes, left=left, output=checks.joined(why))
     failed = checks.put(this, "gpu_smoke", check, this.now() - begin)
@@ -78,10 +77,15 @@ def paper(this: Run, deadline: float) -> int:
 
     specs = [spec for name in this.tasks for spec in _paper_specs(this, name)]
     specs.sort(key=_waits, reverse=True)
-    seconds = this.seconds(deadline)
-    if not specs or seconds <= 1:
+    if not specs or this.seconds(deadline) <= 1:
         return len(specs)
-    open_, stop = dict[str, Any](), this.until(deadline)
+    left, open_ = len(specs), dict[str, Any]()
+
+    def ended(record: "Record") -> None:
+        nonlocal left
+        left -= 1
+        this.records.append(record)
+        this.say(f"  {open_.pop(record.run_id, record.task.id)}: {record.status}")
 
     def listen(event: str, spec: Any, content: Any) -> None:
         if event == "started":
@@ -93,20 +97,31 @@ def paper(this: Run, deadline: float) -> int:
         figures=importlib.util.find_spec("matplotlib") is not None,
         campaign_id="gpu",
     )
-    ended = 0
-    with mps.shared(this), _stopped_after(seconds):
+    with mps.shared(this):
+        _run_until(this, deadline, campaign, specs, ended, listen)
+    for spec in open_.values():
+        this.say(f"  {spec}: goes on at the next call")
+    return left
+
+
+def _run_until(
+    this: Run,
+    deadline: float,
+    campaign: "local.Campaign",
+    specs: list[Any],
+    ended: Callable[["Record"], None],
+    listen: "local.Listener" = lambda event, spec, content: None,
+) -> None:
+    """Call ``ended`` with the record of each spec, until a deadline."""
+    stop = this.until(deadline)
+    with _stopped_after(this.seconds(deadline)):
         try:
             with contextlib.closing(campaign.each(specs, listen)) as records:
                 for record in records:
-                    this.records.append(record)
-                    ended += 1
-                    this.say(f"  {open_.pop(record.run_id, record.task.id)}: {record.status}")
+                    ended(record)
         except KeyboardInterrupt:
             if not stop():
                 raise
-    for spec in open_.values():
-        this.say(f"  {spec}: goes on at the next call")
-    return len(specs) - ended
 
 
 def _waits(spec: Any) -> bool:

@@ -77,24 +77,23 @@ def test_the_books_links_are_those_of_its_listing_and_not_of_the_paper(seed, imp
     assert (got - paper).abs().max() > 1e-3
 
 
+def proven_links(case, dtype, **options):
+    """Check the kernels of the links; what their launchers asked for."""
+    function, reference = (
+        functools.partial(dnc.link, impl=impl, **options) for impl in ("triton", "reference")
+    )
+    with tuning.observed() as asked:
+        proof.agrees(function, reference, cases.arguments("link", case, dtype), dtype)
+    return asked
+
+
 @pytest.mark.parametrize("book", [False, True])
 @pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 64), (64, 16), (64, 128)])
 def test_links_are_the_same_in_tiles_of_any_size(rows, columns, book):
     """Such as the tuner may choose: with more rows than columns, and larger than the matrix."""
-    case = cases.Case("no multiples", 2, 70, 4, 3)
-    link, precedence, write, read = cases.arguments("link", case)
     tile = {"BI": rows, "BJ": columns}
-    with (
-        tuning.trial("dnc.link_forward", tile),
-        tuning.trial("dnc.link_backward", tile),
-        tuning.observed() as asked,
-    ):
-        proof.agrees(
-            functools.partial(dnc.link, book=book, impl="triton"),
-            functools.partial(dnc.link, book=book, impl="reference"),
-            (link, precedence, write, read),
-            torch.float32,
-        )
+    with tuning.trial("dnc.link_forward", tile), tuning.trial("dnc.link_backward", tile):
+        asked = proven_links(cases.Case("no multiples", 2, 70, 4, 3), torch.float32, book=book)
     assert all(tile.keys() <= found.default.keys() for found in asked.values())
     assert asked.keys() == {"dnc.link_forward", "dnc.link_backward"}
 
@@ -109,15 +108,7 @@ def test_links_are_the_same_in_tiles_of_any_size(rows, columns, book):
     ],
 )
 def test_a_tile_of_links_has_the_warps_that_hold_its_sums(heads, dtype, warps):
-    case = cases.Case("many heads", 1, 20, 4, heads)
-    args = cases.arguments("link", case, getattr(torch, dtype))
-    with tuning.observed() as asked:
-        proof.agrees(
-            functools.partial(dnc.link, impl="triton"),
-            functools.partial(dnc.link, impl="reference"),
-            args,
-            args[0].dtype,
-        )
+    asked = proven_links(cases.Case("many heads", 1, 20, 4, heads), getattr(torch, dtype))
     kernels = ("dnc.link_forward", "dnc.link_backward")
     assert tuple(asked[name].default["num_warps"] for name in kernels) == warps
 

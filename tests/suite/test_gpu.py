@@ -375,6 +375,18 @@ def test_a_hang_is_recorded_and_not_tried_again(machine, store):
     assert bench.unsettled([session], store) == []
 
 
+def time_is_over_at(word, this, lines, clock):
+    """Have the time of a stage end when it says a line with a word."""
+
+    def say(line):
+        lines.append(line)
+        if word in line:
+            clock.at = 1e4
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    this.say = say
+
+
 def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
     clock, specs = Clock(), toy("quick", "hang", "slow")
     monkeypatch.setattr(runs, "_waits", lambda spec: spec.variant == "slow")
@@ -382,13 +394,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     this, lines = this_run(store, seconds=1e4, clock=clock)
 
-    def say(line):
-        lines.append(line)
-        if "quick" in line:
-            clock.at = 1e4
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    this.say = say
+    time_is_over_at("quick", this, lines, clock)
     assert runs.paper(this, 1e4) == 1
     assert [r.variant for r in this.records] == ["slow", "quick"], "what waits for a GPU is first"
     assert {r.campaign_id for r in this.records} == {"gpu"}
@@ -401,13 +407,7 @@ def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monke
     clock = Clock()
     this, lines = this_run(store, seconds=1e4, clock=clock)
 
-    def say(line):
-        lines.append(line)
-        if "slow" in line:
-            clock.at = 1e4
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    this.say = say
+    time_is_over_at("slow", this, lines, clock)
     assert runs.paper(this, 1e4) == 1
     (record,) = this.records
     assert record.placement.contended, "its time is not that of a run alone"
