@@ -68,6 +68,20 @@ def within(at, size):
 
 
 @triton.jit
+def patch(
+    x_p, base, h, w, r, s, channel, inside, H, W, C, dilation_h, dilation_w, INDEX: tl.constexpr
+):
+    """What tap (r, s) sees of ``channel`` where its kernel begins at pixel (h, w); zero outside.
+
+    That pixel lies at ``base``, and what the tap sees lies away from it by as much for every pixel.
+    """
+    down, right = r * dilation_h, s * dilation_w
+    inside &= within(h + down, H) & within(w + right, W)
+    at = base + (tl.cast(down, INDEX) * W + right) * C + channel
+    return tl.load(x_p + at, mask=inside, other=0.0)
+
+
+@triton.jit
 def moved(at, step, size):
     """``at + step``, less ``size`` where it is no longer below that; and where that is.
 
@@ -137,17 +151,13 @@ def _conv2d_forward(
     x_p += group * CG
     weight_p += (group * KG + n)[None, :] * (R * S * CG)
     total = tl.zeros((BM, BN), ACC)
-    # What a row sees of a tap lies away from where its kernel begins, by as much for every row.
     base = ((image * H + h) * W + w) * C
     h, w = tl.where(inside_m, h, OUTSIDE).to(tl.int32), w.to(tl.int32)
     if FLAT:
         j = tl.arange(0, BK)[None, :]
         r, s, c = j // CG // S, j // CG % S, j % CG
         for start in range(0, R * S * CG, BK):
-            down, right = r * dilation_h, s * dilation_w
-            inside = within(h + down, H) & within(w + right, W) & (r < R)
-            at = base + (tl.cast(down, INDEX) * W + right) * C + c
-            x = tl.load(x_p + at, mask=inside, other=0.0)
+            x = patch(x_p, base, h, w, r, s, c, r < R, H, W, C, dilation_h, dilation_w, INDEX)
             at = (start + tl.arange(0, BK))[:, None]
             weight = tl.load(weight_p + at, mask=(at < R * S * CG) & inside_n, other=0.0)
             total = dot(x, weight, total, PRECISION)
@@ -158,10 +168,10 @@ def _conv2d_forward(
         first, r, s = 0, 0, 0
         for _ in range(0, R * S * tl.cdiv(CG, BK)):
             c = first + tl.arange(0, BK)
-            down, right = r * dilation_h, s * dilation_w
-            inside = within(h + down, H) & within(w + right, W) & (c < CG)[None, :]
-            at = base + (tl.cast(down, INDEX) * W + right) * C + c[None, :]
-            x = tl.load(x_p + at, mask=inside, other=0.0)
+            x = patch(
+                x_p, base, h, w, r, s, c[None, :], (c < CG)[None, :],
+                H, W, C, dilation_h, dilation_w, INDEX,
+            )  # fmt: skip
             at = ((r * S + s) * CG + c)[:, None]
             weight = tl.load(weight_p + at, mask=(c < CG)[:, None] & inside_n, other=0.0)
             total = dot(x, weight, total, PRECISION)
