@@ -13,12 +13,13 @@ import functools
 import hashlib
 import importlib
 import inspect
-import math
 import re
 import tokenize
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from suite.threshold import meets
 
 Metrics = Mapping[str, float]
 Yielded = None | Metrics | Callable[[], Metrics]
@@ -35,10 +36,6 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.4)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return ValueError(f"unknown {kind} {given!r}{hint} Allowed: {', '.join(names) or 'none'}")
-
-
-# Numbers that single precision cannot tell apart are no further from each other than this.
-SINGLE = 2.0**-23
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +66,8 @@ class Target:
             raise ValueError(f"the target on {self.metric!r} has tolerance {self.tolerance}")
 
     def reached(self, metrics: Metrics) -> bool:
-        """Whether ``metrics`` meets the target.
-
-        What lies on the line in single precision meets it: 115 of 10,000 is 0.0115 as a target, and
-        0.01150000002 as the mean of 10,000 floats.
-        """
-        got = metrics[self.metric]
-        if self.mode == "near":
-            return abs(got - self.value) <= self.tolerance
-        if math.isclose(got, self.value, rel_tol=SINGLE, abs_tol=0.0):
-            return True
-        return got >= self.value if self.mode == "max" else got <= self.value
+        """Whether ``metrics`` meets the target; see `suite.threshold.meets`."""
+        return meets(metrics[self.metric], self)
 
     def __str__(self) -> str:
         if self.mode == "near":

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from suite.stats import Interval, clopper_pearson, sign_flip_test, sign_test, t_interval
+from suite.threshold import ROUNDING, Goal, meets, reaches
 
 REPRODUCED: Final = "REPRODUCED"
 WITHIN_TOLERANCE: Final = "WITHIN_TOLERANCE"
@@ -70,19 +71,6 @@ class Verdict:
     detail: str
 
 
-class _Target(Protocol):
-    """What `judge_target` reads of a target; see `suite.task.Target`."""
-
-    @property
-    def metric(self) -> str: ...
-    @property
-    def value(self) -> float: ...
-    @property
-    def mode(self) -> str: ...
-    @property
-    def tolerance(self) -> float: ...
-
-
 class _Claim(Protocol):
     """What `judge_claim` reads of a claim; see `suite.task.Claim`."""
 
@@ -110,7 +98,7 @@ class _Threshold:
     tolerance: float = 0.0
 
 
-def judge_target(values: Sequence[float | None], target: _Target, scale: str = "linear") -> Verdict:
+def judge_target(values: Sequence[float | None], target: Goal, scale: str = "linear") -> Verdict:
     """Judge the final metric of several runs against a target.
 
     ``max`` and ``min``: by the two one-sided 95 % t bounds of the mean, as the module says.
@@ -139,7 +127,7 @@ def judge_target(values: Sequence[float | None], target: _Target, scale: str = "
         bounds = t_interval(got, 2 * CONFIDENCE - 1, scale)
         outcome, reason = (_judge_band if target.mode == "near" else _judge_side)(bounds, target)
     outcome, reason = _discount(outcome, reason, failed, len(values), "run", _FAVOURABLE)
-    met = sum(_meets(v, target) for v in got)
+    met = sum(meets(v, target) for v in got)
     return _verdict(outcome, shown, len(got), met, failed, None, f"{target.metric}: {reason}")
 
 
@@ -189,36 +177,36 @@ def exit_code(verdicts: Iterable[Verdict]) -> int:
     return int(any(v.verdict == CONTRADICTED for v in verdicts))
 
 
-def _judge_side(bounds: Interval, target: _Target) -> tuple[str, str]:
+def _judge_side(bounds: Interval, target: Goal) -> tuple[str, str]:
     value, mode = target.value, target.mode
     least = value - target.tolerance if mode == "max" else value + target.tolerance
     ends = (bounds.low, bounds.high)
     worst, best = ends if mode == "max" else ends[::-1]
     goal = f"the target {value:.6g}"
     allowed = f"{goal} less its tolerance {target.tolerance:.6g}" if target.tolerance else goal
-    if _reaches(worst, value, mode):
+    if reaches(worst, value, mode):
         return REPRODUCED, f"the 95 % bound {worst:.6g} is at or past {goal}"
-    if _reaches(worst, least, mode):
+    if reaches(worst, least, mode):
         return WITHIN_TOLERANCE, f"the 95 % bound {worst:.6g} is past {allowed}"
-    if not _reaches(best, least, mode):
+    if not reaches(best, least, mode):
         return CONTRADICTED, f"even the better 95 % bound {best:.6g} is short of {allowed}"
     mean = f"the mean {bounds.estimate:.6g}"
-    if not _reaches(bounds.estimate, value, mode):
+    if not reaches(bounds.estimate, value, mode):
         return NOT_REPRODUCED, f"{mean} is short of {goal}, but the runs do not exclude {allowed}"
     return INCONCLUSIVE, f"{mean} meets {goal}, but its 95 % bound {worst:.6g} does not"
 
 
-def _judge_band(bounds: Interval, target: _Target) -> tuple[str, str]:
+def _judge_band(bounds: Interval, target: Goal) -> tuple[str, str]:
     spread = f"the 90 % interval {bounds.low:.6g} to {bounds.high:.6g}"
     mean = f"the mean {bounds.estimate:.6g}"
     band = f"{target.value:.6g} ± {target.tolerance:.6g}"
-    if _meets(bounds.low, target) and _meets(bounds.high, target):
+    if meets(bounds.low, target) and meets(bounds.high, target):
         return REPRODUCED, f"{spread} lies within {band}"
-    below = not _reaches(bounds.high, target.value - target.tolerance, "max")
-    above = not _reaches(bounds.low, target.value + target.tolerance, "min")
+    below = not reaches(bounds.high, target.value - target.tolerance, "max", ROUNDING)
+    above = not reaches(bounds.low, target.value + target.tolerance, "min", ROUNDING)
     if below or above:
         return CONTRADICTED, f"{spread} lies wholly outside {band}"
-    if not _meets(bounds.estimate, target):
+    if not meets(bounds.estimate, target):
         return NOT_REPRODUCED, f"{mean} is outside {band}, but {spread} reaches into it"
     return INCONCLUSIVE, f"{mean} is within {band}, but {spread} reaches out of it"
 
@@ -319,7 +307,7 @@ def _excess(value: float, edge: float, mode: str) -> float:
 
     Without that, 0.3 would fall short of 0.1 + 0.2 on every seed, and be excluded for it.
     """
-    if math.isclose(value, edge, rel_tol=1e-14):
+    if math.isclose(value, edge, rel_tol=ROUNDING):
         return 0.0
     return value - edge if mode == "max" else edge - value
 
@@ -334,18 +322,6 @@ def _ordered_excess(left: float | None, right: float | None, claim: _Claim) -> f
 def _edge(right: float, claim: _Claim) -> float:
     """What the left has to pass."""
     return right + claim.margin if claim.mode == "max" else right - claim.margin
-
-
-def _reaches(value: float, edge: float, mode: str) -> bool:
-    return _excess(value, edge, mode) >= 0
-
-
-def _meets(value: float, target: _Target) -> bool:
-    if target.mode != "near":
-        return _reaches(value, target.value, target.mode)
-    return _reaches(value, target.value - target.tolerance, "max") and _reaches(
-        value, target.value + target.tolerance, "min"
-    )
 
 
 def _too_few(n: int, unit: str) -> str:

@@ -4,10 +4,12 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suite import task
 from suite.stats import clopper_pearson, lower_bound, t_interval, upper_bound
 from suite.verdict import (
     CONTRADICTED,
@@ -165,7 +167,7 @@ def test_reproduced_and_contradicted_are_what_the_bounds_say(
 ) -> None:
     verdict = judge_target(values, Target(value)).verdict
     low, high = lower_bound(values), upper_bound(values)
-    if abs(low - value) > 1e-9 and abs(high - value) > 1e-9:
+    if min(abs(low - value), abs(high - value)) > 1e-6 * max(1, abs(value)):
         assert (verdict == REPRODUCED) == (low >= value)
         assert (verdict == CONTRADICTED) == (high < value)
 
@@ -180,6 +182,24 @@ def test_identical_runs_meet_a_target_on_the_dot(mode: str) -> None:
 def test_a_printed_number_on_the_edge_of_the_band_is_not_lost_to_rounding() -> None:
     assert 0.7 + 0.1 < 0.8
     assert judge_target([0.8] * 5, Target(0.7, "near", 0.1)).verdict == REPRODUCED
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_runs_are_judged_as_they_were_told_that_they_had_reached_it(mode: str) -> None:
+    share = float(np.array([1] * 115 + [0] * 9885, dtype=np.float32).mean())
+    sign = -1 if mode == "max" else 1
+    target = task.Target("m", sign * 0.0115, mode, "a source")
+    assert share > 0.0115
+    assert target.reached({"m": sign * share})
+    got = judge_target([sign * share] * 5, target)
+    assert (got.verdict, got.met) == (REPRODUCED, 5)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_one_image_of_ten_thousand_short_is_short(mode: str) -> None:
+    short = 0.0114 if mode == "max" else 0.0116
+    got = judge_target([short] * 5, Target(0.0115, mode))
+    assert (got.verdict, got.met) == (CONTRADICTED, 0)
 
 
 @pytest.mark.parametrize("values", [[], [None], [None] * 5])
