@@ -430,10 +430,10 @@ def _imported(tree: ast.Module) -> Iterator[str]:
 def _shared_source(module: str) -> Path | None:
     """The file of a module whose text is part of what a task computes, or None.
 
-    Code for a GPU is not: it computes the reference, faster. Results that rest on it name the
-    implementation and the commit.
+    Code for a GPU is not: it computes the reference, faster. Nor is what chooses between
+    implementations. Results name the implementation that ran, and the commit.
     """
-    if module.startswith("kernels.") and module.endswith((".op", ".triton")):
+    if module.startswith("kernels.") and module.endswith((".op", ".triton", ".dispatch")):
         return None
     if not module.startswith(("tasks.", "kernels.", "suite.fit", "suite.rl")):
         return None

@@ -196,6 +196,7 @@ def test_version_follows_the_models_and_the_formulas_of_kernels_but_not_their_la
     assert task._shared_source("tasks.models.dnc").name == "dnc.py"
     assert task._shared_source("kernels.dnc.op") is None
     assert task._shared_source("kernels.dnc.triton") is None
+    assert task._shared_source("kernels.dispatch") is None
     assert task._shared_source("suite.store") is None
 
 
