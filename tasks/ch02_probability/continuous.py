@@ -14,11 +14,12 @@ and the exponential one with rate 0.5.
   greatest draw.
 
 `ks` is the greatest sqrt(N) D of the three samples of size N, D the Kolmogorov-Smirnov distance to
-the true distribution function; above 1.95 the chance of a true sampler is 0.001. `coverage` is the
-share of replicates with no error above 3 / sqrt(N), in units of sigma, the rate or the interval's
-length. `optimum_gap` is the largest distance to the closed form of the maximum, the sample's mean,
-standard deviation and one over its mean. `end_error` is N times the mean error of the uniform's
-ends as a share of its length; theory says N / (N + 1), as the error falls with 1 / N.
+the true distribution function; true samplers have one above 1.95 with a chance of 0.003, each with
+one of 0.001. `coverage` is the share of replicates with no error above 3 / sqrt(N), in units of
+sigma, the rate or the interval's length. `optimum_gap` is the largest distance to the closed form
+of the maximum, the sample's mean, standard deviation and one over its mean. `end_error` is N times
+the mean error of the uniform's ends as a share of its length; theory says N / (N + 1), as the error
+falls with 1 / N.
 
 Shapes: N draws, R replicates.
 """

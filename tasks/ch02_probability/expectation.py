@@ -9,7 +9,7 @@ outcomes. Two fair dice X and Y with `sides` sides pay f = X Y.
   values of one die" and B "X is even".
 - `mc` averages f over rolls.
 - `antithetic` averages f over a roll and its opposite, s + 1 minus each die. As f grows with both
-  dice, one is high where the other is low, and Var = (Var f + Cov(f, f')) / 2 a roll.
+  dice, one is high where the other is low, and Var = Var f + Cov(f, f') a roll, below Var f.
 - `control` averages f - b (X + Y - E[X + Y]), b = Cov(f, X + Y) / Var(X + Y) = (s + 1) / 2.
 
 `rmse` is the root-mean-square error over `replicates` independent estimates, after `step` rolls

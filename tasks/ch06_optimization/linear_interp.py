@@ -22,12 +22,12 @@ The walk goes from alpha 1 to 0. `barrier` is its largest climb, from any point 
 and `descent` its gain, loss at alpha 1 less loss at 0, less that climb; both as shares of the
 untrained net's loss, so that a net that learned nothing has no barrier and no descent either.
 `argmin` is where of all alphas the loss is lowest, `argmin_error` how far that is from -1.2, and
-`beyond` how much lower it is there than at
-alpha 0, as such a share too. That, and not `argmin`, says whether the solution is at the bottom:
-once a net is right on all training examples its loss falls wherever its weights grow, so that the
-lowest loss lies somewhat beyond every good solution. The loss is the mean over the first `probed`
-training examples; the listing takes all. Offline profiles use scikit-learn's 8x8 digits, on which
-the listing learns nothing in 40 epochs.
+`beyond` how much lower it is there than at alpha 0, as such a share too. That, and not `argmin`,
+says whether the solution is at the bottom: once a net is right on all training examples its loss
+falls wherever its weights grow, so that the lowest loss lies beyond every good solution, by 0.1 on
+the digits and by up to the whole grid on MNIST; how close to 0 `argmin` is, is therefore no target.
+The loss is the mean over the first `probed` training examples; the listing takes all. Offline
+profiles use scikit-learn's 8x8 digits, on which the listing learns nothing in 40 epochs.
 
 Shapes: B batch, D pixels, H and W height and width, P parameters of a net, A alphas.
 """

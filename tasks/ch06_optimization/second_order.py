@@ -1,13 +1,17 @@
 """Second-order methods: gradient descent, conjugate gradients, BFGS, L-BFGS and Newton.
 
-Section "A Brief View of Second-Order Methods". All five do the same line search (strong Wolfe
-conditions, Nocedal and Wright, section 3.5) and differ in the direction p alone; g is the gradient:
+Section "A Brief View of Second-Order Methods". All five search a line by the same algorithm (strong
+Wolfe conditions, Nocedal and Wright, section 3.5) and differ in its direction p; g is the gradient:
 
     gradient_descent  p = -g, of which the book says that it zigzags,
     cg                p = -g + beta p_old: conjugate directions, beta of Polak and Ribiere, >= 0,
     bfgs              p = -H g, H the inverse Hessian estimated from the changes of g,
     lbfgs             the same from the last `memory` changes only, without storing a matrix,
     newton            p = -(Hessian + shift)^-1 g, with a shift where it is not positive definite.
+
+Each has the search that suits it, which counts in its evaluations: the first two need a line's
+minimum more closely (c2 = 0.1 instead of 0.9) and start from a guess by the step before; the others
+try the whole step first.
 
 The book gives no number. What is minimised is softmax regression with an L2 penalty, which has one
 minimum; SciPy's L-BFGS-B finds it beforehand to within |g|^2 / (2 l2), the bound of a strongly
