@@ -63,13 +63,9 @@ def pictures(rows: Sequence[Row], name: str) -> Iterator[Picture]:
     metrics = dict.fromkeys(r.metric for r in rows if r.metric)
     for number, metric in enumerate(metrics):
         # A variant may never yield what its task is judged by: it has nothing to show there.
-        shown = [r for r in rows if r.metric == metric and r.series.finished and _has(r, metric)]
+        shown = [r for r in rows if r.metric == metric and r.series.has(metric)]
         if shown:
             yield _picture(shown, metric, f"{name}-{number}")
-
-
-def _has(row: Row, metric: str) -> bool:
-    return any(v is not None for v in row.series.values(metric).values())
 
 
 def points(record: Record, metric: str) -> Points:

@@ -116,6 +116,10 @@ class Series:
             return {r.seed: _steps(r) for r in self.runs if was_timed(r)}
         return {r.seed: value_of(r, metric) for r in self.runs}
 
+    def has(self, metric: str) -> bool:
+        """Whether a run came to a value of the metric."""
+        return any(v is not None for v in self.values(metric).values())
+
     def median(self, numbers: Iterable[float | None]) -> float | None:
         """The median of the numbers that are there."""
         found = [n for n in numbers if n is not None]
@@ -168,12 +172,18 @@ class Group:
             f"{self.profile}: {plural(self.older, 'record')} of {versions} of this task left out."
         )
 
-    @property
-    def metric(self) -> str | None:
-        """What to show of a variant that has no target of its own."""
-        targets = [s.target.metric for s in self.series if s.target]
-        claimed = [c.metric for c in self.claims if not c.ordered]
-        return next(iter(targets + claimed), None)
+    def metric_of(self, series: Series) -> str | None:
+        """What to show of a series: what it is judged by.
+
+        Without a target of its own it shows what the others are judged by, so that they can be
+        compared; or where it has no such number what claims compare, those about it first.
+        """
+        if series.target:
+            return series.target.metric
+        judged = [s.target.metric for s in self.series if s.target]
+        about = sorted(self.claims, key=lambda c: series.any.variant not in (c.left, c.right))
+        metrics = judged + [c.metric for c in about if not c.ordered]
+        return next(filter(series.has, metrics), next(iter(metrics), None))
 
 
 def group(records: Iterable[Record], same: Same | None = None) -> list[Group]:

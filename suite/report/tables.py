@@ -103,9 +103,8 @@ def _rows(g: Group) -> list[Row]:
     rows = []
     for series in g.series:
         target = series.target
-        metric = target.metric if target else g.metric
         judged = judge_target([*series.values(target.metric).values()], target) if target else None
-        rows.append(Row(g, series, metric, judged))
+        rows.append(Row(g, series, g.metric_of(series), judged))
     return rows
 
 

@@ -226,6 +226,14 @@ def test_a_variant_without_a_target_shows_the_others_metric():
     assert row.measured.estimate == pytest.approx(0.5)
 
 
+def test_a_variant_without_the_others_metric_shows_what_is_claimed_about_it():
+    claims = [claim(), claim(text="flat", left="plain", right=0.1, metric="gap", mode="min")]
+    plain = runs(0.2, 0.3, 0.4, variant="plain", target=None, metric="gap", claims=claims)
+    row = tables.derive([*runs(*GOOD, claims=claims), *plain]).rows[1]
+    assert (row.word, row.metric) == ("NO TARGET", "gap")
+    assert row.measured.estimate == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(("dirty", "marked"), [(False, False), (True, True), (None, True)])
 def test_uncommitted_trees_are_marked(dirty, marked):
     table = files.render(tables.derive(runs(*GOOD, dirty=dirty)))["tables/ch99.md"]
