@@ -60,10 +60,22 @@ def test_a_dead_class_has_no_gradient():
         model[4].bias[3] = -100
         model[4].bias[5] = 100
     task.loss(model, x_BD, y_B).backward()
-    assert 3 in task.dead_classes(model(x_BD))
-    assert 5 not in task.dead_classes(model(x_BD))
+    dead = task.dead_classes(model(x_BD), y_B)
+    assert 3 in dead
+    assert 5 not in dead
     assert not model[4].weight.grad[3].any()
     assert model[4].weight.grad[5].any()
+
+
+def test_an_output_for_images_of_other_classes_does_not_bring_a_class_back():
+    y_B = torch.arange(10).repeat(200)
+    logits_BK = torch.nn.functional.one_hot(y_B, 10).float()
+    assert task.dead_classes(logits_BK, y_B) == []
+    logits_BK[y_B == 3, 3] = 0
+    logits_BK[0, 3] = 2.0
+    assert task.dead_classes(logits_BK, y_B) == [3]
+    logits_BK[3::100, 3] = 1.0
+    assert task.dead_classes(logits_BK, y_B) == []
 
 
 @pytest.mark.parametrize(
