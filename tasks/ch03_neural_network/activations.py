@@ -11,10 +11,12 @@ of the last layer's) before any training, `log10_end_ratio` the same at the end;
 mean loss over the first 2,000 training images. `loss_ratio` is that loss as a share of what it was
 before training. Single epochs dip, so targets are on the median of the last three evaluations.
 
-The book gives no setting. Here weights start as the neuron's own literature has them, He's normal
-for ReLU and Glorot's for the others, so that no neuron is punished for another one's scale; the
-biases start at zero. Adam at 1e-3, batches of 64. Offline profiles use scikit-learn's 8x8 digits
-and 128 units, `laptop` at a fifth of the rate, so that half of its epochs are too few.
+The book gives no setting. Here weights start as they often do, He's normal for ReLU and Glorot's
+for the others. That suits tanh; sigmoids, whose slope at 0 is a quarter of tanh's, would need
+weights four times as large, so that a part of what their gradients lose in each layer is due to the
+start and not to where they are centred. The biases start at zero. Adam at 1e-3, batches of 64.
+Offline profiles use scikit-learn's 8x8 digits and 128 units, `laptop` at a fifth of the rate, so
+that half of its epochs are too few.
 
 Shapes: B batch, D pixels, K classes.
 """

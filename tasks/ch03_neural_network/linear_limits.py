@@ -267,12 +267,12 @@ TASK = Task(
             source="Minsky and Papert (1969): no line separates XOR",
         ),
         Claim(
-            "a hidden layer of ReLUs solves XOR",
+            "two hidden layers of ReLUs solve XOR",
             metric="test_accuracy",
             left="relu_xor",
             right=0.98,
             mode="max",
-            source="theory: two ReLUs are enough",
+            source="theory: two ReLUs in one layer are enough",
         ),
     ),
 )
