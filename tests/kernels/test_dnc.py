@@ -315,3 +315,37 @@ def test_without_links_a_head_reads_by_content_and_the_links_stay():
         content = dnc.content(new.memory_BNW, to.read_keys_BRW, to.read_strengths_BR, impl=impl)
         assert torch.equal(new.read_BRN, content)
         assert not new.link_BNN.any()
+
+
+# Dynamo looks at the gradient of whatever it is given.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("impl", [*IMPLS, "compile"])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_step_in_an_autocast_region_is_one_in_float32(links, impl, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    state, to = cases.arguments("step", cases.GRADCHECK)
+    low = dnc.Interface(*(part.bfloat16().requires_grad_() for part in to))
+    step = functools.partial(dnc.step, links=links, impl=impl)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, found = step(state, low)
+    want, wanted = step(state, dnc.Interface(*(part.float() for part in low)))
+    assert {t.dtype for t in (got, *found)} == {torch.float32}
+    assert all(map(torch.equal, (got, *found), (want, *wanted)))
+    used = [low.write_vector_BW, low.read_keys_BRW]
+    grads, wanted_grads = (torch.autograd.grad(words.sum(), used) for words in (got, want))
+    assert all(map(torch.equal, grads, wanted_grads))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_compiled_region_with_autocast_does_not_break(links):
+    torch.compiler.reset()
+
+    def words(state, to):
+        with torch.autocast("cpu", torch.bfloat16):
+            return dnc.step(state, to, links=links)[0]
+
+    state, to = cases.arguments("step", cases.GRADCHECK)
+    to = dnc.Interface(*(part.bfloat16() for part in to))
+    compiled = torch.compile(words, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(state, to), words(state, to))
