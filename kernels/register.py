@@ -1,5 +1,6 @@
 """Registration of a kernel with PyTorch: custom op, shapes, gradient and autocast in one place."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -36,8 +37,8 @@ class Registered:
                 tensors, then options, and returns no view of a tensor that it was given.
             fake: the outputs' shapes: as ``function``, but computes nothing.
         """
-        self._name, self._function = f"{NAMESPACE}::{name}", function
-        self.op = torch.library.custom_op(self._name, function, mutates_args=())
+        self._name, self._function = f"{NAMESPACE}::{name}", _where_its_tensors_are(function)
+        self.op = torch.library.custom_op(self._name, self._function, mutates_args=())
         self.op.register_fake(fake)
         self._recorded: Callable[..., Any] = self.op
         self._is_cast = False
@@ -82,6 +83,22 @@ class Registered:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return self._recorded(*args)
         return self._function(*args)
+
+
+def _where_its_tensors_are(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the first tensor's GPU for the current one: Triton launches on that."""
+
+    @functools.wraps(function)
+    def there(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor):
+                if arg.is_cuda and arg.get_device() != torch.cuda.current_device():
+                    with torch.cuda.device(arg.get_device()):
+                        return function(*args)
+                break
+        return function(*args)
+
+    return there
 
 
 @dataclass(frozen=True)
