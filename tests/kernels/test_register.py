@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.register import define
@@ -79,8 +80,23 @@ def test_a_gradient_is_taken_of_what_needs_one_only(by_the_dispatcher):
 def test_gradients_are_not_differentiable_again(call):
     x, weight = _arguments()
     (first,) = torch.autograd.grad(call(x, weight, 3)[0].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+    message = "tested_power: not differentiable twice; use impl='reference'"
+    with pytest.raises(RuntimeError, match=message):
         first.sum().backward()
+
+
+# PyTorch scripts some of its own operators when it first differentiates forwards.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_a_tangent_is_not_dropped(needs_gradient):
+    x, weight = (t.detach().requires_grad_(needs_gradient) for t in _arguments())
+    refused = pytest.raises(RuntimeError, match="tested_power: no gradients in forward mode; use")
+    with forward_ad.dual_level():
+        toy(x, weight, 3)
+        with refused:
+            toy(x, forward_ad.make_dual(weight, x.detach()), 3)
+    with refused:
+        torch.func.jvp(lambda x: toy(x, weight, 3)[0], (x.detach(),), (x.detach(),))
 
 
 def test_autocast_takes_the_dispatcher(by_the_dispatcher):
