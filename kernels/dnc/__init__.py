@@ -216,7 +216,7 @@ def link(
         forward and backward in time, (B, R, N) each.
 
     Raises:
-        ValueError, TypeError, Unavailable: as ``content``.
+        ValueError, TypeError, Unavailable: as ``content``; TypeError: a ``book`` that is no bool.
     """
     checks.tensors(
         {
@@ -226,6 +226,7 @@ def link(
             "read": (read, "B R N"),
         }
     )
+    checks.kind("book", book, bool)
     return _link(link, precedence, write, read, book=book, impl=impl)  # type: ignore[no-any-return]
 
 
@@ -290,8 +291,13 @@ def step(
         The words read, (B, R, W), and the new state.
 
     Raises:
-        ValueError, TypeError, Unavailable: as ``content``.
+        ValueError, TypeError, Unavailable: as ``content``; TypeError: a ``state`` or a ``to`` that
+            is none, ``links`` or a ``book`` that is no bool.
     """
+    checks.kind("state", state, State)
+    checks.kind("to", to, Interface)
+    checks.kind("links", links, bool)
+    checks.kind("book", book, bool)
     checks.tensors(
         {
             "state.memory": (state.memory_BNW, "B N W"),
@@ -368,7 +374,9 @@ def sequence(
     Raises:
         ValueError: no step, another batch than the memory's, ``checkpoint_every`` below 1; what
             ``step`` raises.
-        TypeError, Unavailable: as ``step``.
+        TypeError: an ``x`` that is no tensor, a ``carry`` that is none, ``checkpoint_every`` that
+            is no int; what ``step`` raises.
+        Unavailable: as ``step``.
     """
     _check_sequence(x, carry, checkpoint_every)
     memory = functools.partial(step, links=links, book=book, impl=impl)
@@ -376,11 +384,17 @@ def sequence(
 
 
 def _check_sequence(x: Tensor, carry: Carry, every: int | None) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a tensor, got {type(x).__name__}")
+    checks.kind("carry", carry, Carry)
+    checks.kind("carry.state", carry.state, State)
     batch = len(carry.state.memory_BNW)
     if x.dim() != 3 or len(x) < 1 or x.shape[1] != batch:
         raise ValueError(f"x has shape (T, B={batch}, X) with T at least 1, got {tuple(x.shape)}")
-    if every is not None and every < 1:
-        raise ValueError(f"checkpoint_every is at least 1, got {every}")
+    if every is not None:
+        checks.kind("checkpoint_every", every, int)
+        if every < 1:
+            raise ValueError(f"checkpoint_every is at least 1, got {every}")
 
 
 def start(

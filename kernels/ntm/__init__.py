@@ -54,9 +54,10 @@ def address(memory: Tensor, weights: Tensor, head: Head, *, impl: str | None = N
 
     Raises:
         ValueError: other shapes or devices, an even number of shifts; an unknown ``impl``.
-        TypeError: other dtypes.
+        TypeError: other dtypes, a ``head`` that is none.
         Unavailable: ``impl="triton"`` cannot run here.
     """
+    checks.kind("head", head, Head)
     sizes = checks.tensors(
         {
             "memory": (memory, "B N W"),

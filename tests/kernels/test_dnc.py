@@ -349,3 +349,28 @@ def test_a_compiled_region_with_autocast_does_not_break(links):
     to = dnc.Interface(*(part.bfloat16() for part in to))
     compiled = torch.compile(words, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(state, to), words(state, to))
+
+
+STATE, TO = cases.arguments("step", cases.GRADCHECK)
+BAD = [
+    ({"state": tuple(STATE)}, "state is a State, got tuple"),
+    ({"state": STATE.memory_BNW}, "state is a State, got Tensor"),
+    ({"to": None}, "to is an Interface, got NoneType"),
+    ({"to": STATE}, "to is an Interface, got State"),
+    ({"to": TO._replace(erase_BW=0.5)}, "to.erase is a tensor, got float"),
+    ({"links": "no"}, "links is a bool, got str"),
+    ({"book": 1}, "book is a bool, got int"),
+]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_arguments_of_a_step_are_named(change, message, impl):
+    with pytest.raises(TypeError, match=message):
+        dnc.step(**({"state": STATE, "to": TO} | change), impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_what_is_no_bool_does_not_choose_the_links(impl):
+    with pytest.raises(TypeError, match="book is a bool, got str"):
+        dnc.link(*cases.arguments("link", cases.GRADCHECK), book="no", impl=impl)

@@ -188,6 +188,31 @@ def test_bad_sequences_are_refused(x, options, message):
             dnc.steps(Control(), x, begin(x))
 
 
+BEGIN = dnc.start(torch.zeros(1), B, N, W, R)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": [1.0]}, "x is a tensor, got list"),
+        ({"carry": BEGIN.state}, "carry is a Carry, got State"),
+        ({"carry": None}, "carry is a Carry, got NoneType"),
+        ({"carry": BEGIN._replace(state=BEGIN)}, r"carry\.state is a State, got Carry"),
+        ({"checkpoint_every": 2.5}, "checkpoint_every is an int, got float"),
+        ({"checkpoint_every": "2"}, "checkpoint_every is an int, got str"),
+        ({"checkpoint_every": True}, "checkpoint_every is an int, got bool"),
+        ({"links": "no"}, "links is a bool, got str"),
+    ],
+)
+def test_what_is_of_another_type_is_named(change, message):
+    given = {"control": Control(), "x": torch.zeros(4, B, X), "carry": BEGIN} | change
+    with pytest.raises(TypeError, match=message):
+        dnc.sequence(**given)
+    if "checkpoint_every" not in change:
+        with pytest.raises(TypeError, match=message):
+            next(dnc.steps(**given))
+
+
 def test_segments_are_not_captured(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
