@@ -35,3 +35,14 @@ def tensors(given: Mapping[str, tuple[torch.Tensor, str]], **fixed: int) -> dict
         if tensor.device != like.device:
             raise ValueError(f"{name} is on {like.device} as {first} is, got {tensor.device}")
     return sizes
+
+
+def kind(name: str, given: object, wanted: type) -> None:
+    """Check that an argument is of a type; a bool is no int.
+
+    Raises:
+        TypeError: it is of another.
+    """
+    if not isinstance(given, wanted) or (wanted is int and isinstance(given, bool)):
+        article = "an" if wanted.__name__[0] in "aeiouAEIOU" else "a"
+        raise TypeError(f"{name} is {article} {wanted.__name__}, got {type(given).__name__}")

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ IMPLS = ("reference", "torch", "compile", "triton")
 AUTO = "auto"
 VARIABLE = "FDL_KERNEL_IMPL"
 OLDEST_CAPABILITY = (8, 0)
+# Signatures of an op that stay compiled; beyond them the one called longest ago is forgotten.
+MOST_COMPILED = 256
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -211,7 +214,46 @@ def reset_counts() -> None:
 
 @functools.cache
 def _compiled(op: Op) -> Callable[..., Any]:
-    return torch.compile(op.reference, fullgraph=True)
+    """The reference, compiled for each signature by itself.
+
+    PyTorch counts what it has compiled of one code object, and refuses the ninth: a loop over time
+    is compiled anew for each length. So each signature has a code object of its own.
+    """
+    # Dynamo is slow to import, which only who compiles has to wait for.
+    from torch._dynamo.eval_frame import remove_from_cache
+
+    known: dict[Any, tuple[Any, Callable[..., Any]]] = {}
+
+    def call(*args: Any, **options: Any) -> Any:
+        signature = _signature((*args, *options.items()))
+        found = known.pop(signature, None)
+        if found is None:
+            if len(known) >= MOST_COMPILED:
+                forgotten, _ = known.pop(next(iter(known)))
+                remove_from_cache(forgotten)
+            alone = _copy(op.reference)
+            found = alone, torch.compile(alone, fullgraph=True, dynamic=False)
+        # Behind all others: the first is what was called longest ago.
+        known[signature] = found
+        return found[1](*args, **options)
+
+    return call
+
+
+def _copy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function as a code object of its own."""
+
+    def copy(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return FunctionType(copy.__code__.replace(), copy.__globals__, closure=copy.__closure__)
+
+
+def _signature(given: Any) -> Any:
+    """What compiled code is for."""
+    if isinstance(given, torch.Tensor):
+        return given.shape, given.stride(), given.dtype, given.device, given.requires_grad
+    return tuple(map(_signature, given)) if isinstance(given, tuple) else given
 
 
 def tensors(args: Iterable[Any]) -> list[torch.Tensor]:

@@ -1,5 +1,6 @@
 """Registration of a kernel with PyTorch: custom op, shapes, gradient and autocast in one place."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import NoneType
@@ -7,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from kernels.autocast import DEVICES
 
 NAMESPACE = "fdl"
+# Has every kind of gradient; PyTorch's own attention has no second one, nor has cuDNN's LSTM.
+INSTEAD = "impl='reference'"
 # What the short way takes: not a subclass of a tensor, which may have ideas of its own.
 PLAIN = {Tensor, nn.Parameter, NoneType, bool, int, float, list, tuple, torch.Size}
 
@@ -36,8 +40,8 @@ class Registered:
                 tensors, then options, and returns no view of a tensor that it was given.
             fake: the outputs' shapes: as ``function``, but computes nothing.
         """
-        self._name, self._function = f"{NAMESPACE}::{name}", function
-        self.op = torch.library.custom_op(self._name, function, mutates_args=())
+        self._name, self._function = name, _where_its_tensors_are(function)
+        self.op = torch.library.custom_op(f"{NAMESPACE}::{name}", self._function, mutates_args=())
         self.op.register_fake(fake)
         self._recorded: Callable[..., Any] = self.op
         self._is_cast = False
@@ -59,20 +63,27 @@ class Registered:
 
         # Its own ``setup_context`` would have every call look up the signature of ``forward``.
         methods = {"forward": staticmethod(forward), "backward": staticmethod(gradient)}
-        recorded: Any = type(self._name, (torch.autograd.Function,), methods)
+        recorded: Any = type(f"{NAMESPACE}::{self._name}", (torch.autograd.Function,), methods)
         self._recorded = recorded.apply
 
     def autocast(self, dtype: torch.dtype) -> None:
         """Have autocast regions compute the op in a type."""
         for device in DEVICES:
-            torch.library.register_autocast(self._name, device, dtype)
+            torch.library.register_autocast(f"{NAMESPACE}::{self._name}", device, dtype)
         self._is_cast = True
 
     def __call__(self, *args: Any) -> Any:
-        """Run the op: its tensors, then its options."""
+        """Run the op: its tensors, then its options.
+
+        Raises:
+            RuntimeError: a tensor has a tangent, which PyTorch would drop.
+        """
+        compiling = torch.compiler.is_compiling()
+        if not compiling and forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
+            raise RuntimeError(f"{self._name}: no gradients in forward mode; use {INSTEAD}")
         # Asked for as ``torch.autograd.Function.apply`` and PyTorch's custom ops ask themselves.
         if (
-            torch.compiler.is_compiling()
+            compiling
             or torch._C._len_torch_dispatch_stack()
             or torch._C._are_functorch_transforms_active()
             or (self._is_cast and any(map(torch.is_autocast_enabled, DEVICES)))
@@ -82,6 +93,26 @@ class Registered:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             return self._recorded(*args)
         return self._function(*args)
+
+
+def _has_tangent(arg: Any) -> bool:
+    return isinstance(arg, Tensor) and forward_ad.unpack_dual(arg).tangent is not None
+
+
+def _where_its_tensors_are(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the first tensor's GPU for the current one: Triton launches on that."""
+
+    @functools.wraps(function)
+    def there(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor):
+                if arg.is_cuda and arg.get_device() != torch.cuda.current_device():
+                    with torch.cuda.device(arg.get_device()):
+                        return function(*args)
+                break
+        return function(*args)
+
+    return there
 
 
 @dataclass(frozen=True)
@@ -135,8 +166,8 @@ def define(
 ) -> Kernel:
     """Register ``torch.ops.fdl.<name>`` from a forward and a backward launcher.
 
-    The gradient is an op of its own, so that ``torch.compile`` sees neither kernel. It is not
-    differentiable again.
+    The gradient is an op of its own, so that ``torch.compile`` sees neither kernel. Differentiating
+    it again is an error.
 
     Args:
         name: of the op.
@@ -167,7 +198,11 @@ def define(
         found = found if isinstance(found, tuple | list) else (found,)
         return (*found, *[None] * len(options))
 
+    def refuse(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{name}: not differentiable twice; use {INSTEAD}")
+
     op.differentiate(grad, keep)
+    gradient.differentiate(refuse, lambda ctx, inputs, output: None)
     if autocast is not None:
         op.autocast(autocast)
     return Kernel(name, op, forward, backward, save, options, outputs)

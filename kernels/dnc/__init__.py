@@ -3,7 +3,8 @@
 The equations and their symbols are in ``kernels.dnc.reference``. ``impl`` is ``reference``,
 ``torch``, ``compile``, ``triton`` or ``auto`` (see ``kernels.dispatch``). All tensors have one
 floating-point dtype and one device; every tensor gets a gradient. The gradients of ``triton`` are
-not differentiable again.
+not differentiable again. An autocast region computes in float32: tensors are cast to it first,
+those of float64 excepted.
 
 ``sequence`` runs a controller and its memory over a whole sequence; ``Captured`` has a GPU replay
 any module as a CUDA graph.
@@ -20,6 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from kernels import checks
+from kernels.autocast import in_float32
 from kernels.dispatch import Op
 from kernels.dnc import reference, rollout, vectorized
 from kernels.dnc.reference import EPSILON, Interface, State
@@ -71,6 +73,7 @@ _content, _usage, _allocation = _op("content"), _op("usage"), _op("allocation")
 _write, _link, _read, _step = _op("write"), _op("link"), _op("read"), _op("step")
 
 
+@in_float32
 def content(memory: Tensor, keys: Tensor, strengths: Tensor, *, impl: str | None = None) -> Tensor:
     """Weightings by content: softmax over the slots of strength times cosine of key and word.
 
@@ -94,6 +97,7 @@ def content(memory: Tensor, keys: Tensor, strengths: Tensor, *, impl: str | None
     return _content(memory, keys, strengths, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def usage(
     usage: Tensor, write: Tensor, read: Tensor, free_gates: Tensor, *, impl: str | None = None
 ) -> Tensor:
@@ -123,6 +127,7 @@ def usage(
     return _usage(usage, write, read, free_gates, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def allocation(usage: Tensor, *, impl: str | None = None) -> Tensor:
     """Weighting of the slots by free space, the emptiest first; of equal slots the first.
 
@@ -140,6 +145,7 @@ def allocation(usage: Tensor, *, impl: str | None = None) -> Tensor:
     return _allocation(usage, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def write(
     memory: Tensor,
     allocation: Tensor,
@@ -185,6 +191,7 @@ def write(
     return _write(*parts, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def link(
     link: Tensor,
     precedence: Tensor,
@@ -209,7 +216,7 @@ def link(
         forward and backward in time, (B, R, N) each.
 
     Raises:
-        ValueError, TypeError, Unavailable: as ``content``.
+        ValueError, TypeError, Unavailable: as ``content``; TypeError: a ``book`` that is no bool.
     """
     checks.tensors(
         {
@@ -219,9 +226,11 @@ def link(
             "read": (read, "B R N"),
         }
     )
+    checks.kind("book", book, bool)
     return _link(link, precedence, write, read, book=book, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def read(
     memory: Tensor,
     backward: Tensor,
@@ -260,6 +269,7 @@ def read(
     return _read(memory, backward, content, forward, modes, impl=impl)  # type: ignore[no-any-return]
 
 
+@in_float32
 def step(
     state: State,
     to: Interface,
@@ -281,8 +291,13 @@ def step(
         The words read, (B, R, W), and the new state.
 
     Raises:
-        ValueError, TypeError, Unavailable: as ``content``.
+        ValueError, TypeError, Unavailable: as ``content``; TypeError: a ``state`` or a ``to`` that
+            is none, ``links`` or a ``book`` that is no bool.
     """
+    checks.kind("state", state, State)
+    checks.kind("to", to, Interface)
+    checks.kind("links", links, bool)
+    checks.kind("book", book, bool)
     checks.tensors(
         {
             "state.memory": (state.memory_BNW, "B N W"),
@@ -359,7 +374,9 @@ def sequence(
     Raises:
         ValueError: no step, another batch than the memory's, ``checkpoint_every`` below 1; what
             ``step`` raises.
-        TypeError, Unavailable: as ``step``.
+        TypeError: an ``x`` that is no tensor, a ``carry`` that is none, ``checkpoint_every`` that
+            is no int; what ``step`` raises.
+        Unavailable: as ``step``.
     """
     _check_sequence(x, carry, checkpoint_every)
     memory = functools.partial(step, links=links, book=book, impl=impl)
@@ -367,11 +384,17 @@ def sequence(
 
 
 def _check_sequence(x: Tensor, carry: Carry, every: int | None) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a tensor, got {type(x).__name__}")
+    checks.kind("carry", carry, Carry)
+    checks.kind("carry.state", carry.state, State)
     batch = len(carry.state.memory_BNW)
     if x.dim() != 3 or len(x) < 1 or x.shape[1] != batch:
         raise ValueError(f"x has shape (T, B={batch}, X) with T at least 1, got {tuple(x.shape)}")
-    if every is not None and every < 1:
-        raise ValueError(f"checkpoint_every is at least 1, got {every}")
+    if every is not None:
+        checks.kind("checkpoint_every", every, int)
+        if every < 1:
+            raise ValueError(f"checkpoint_every is at least 1, got {every}")
 
 
 def start(

@@ -63,7 +63,7 @@ def lstm(
 
     Raises:
         ValueError: other shapes or devices, lengths below 0 or beyond T, an unknown ``impl``.
-        TypeError: other dtypes.
+        TypeError: other dtypes, a ``reverse`` that is no bool.
         Unavailable: ``impl="triton"`` cannot run here.
     """
     given_state: Any = state if isinstance(state, tuple | list) else ()
@@ -88,6 +88,7 @@ def lstm(
         checks.tensors({"x": (x, "T B X"), "state[0]": (h, "B H"), "state[1]": (c, "B H")}, **sizes)
     if lengths is not None:
         _check(lengths, sizes["T"], B)
+    checks.kind("reverse", reverse, bool)
     return _lstm(  # type: ignore[no-any-return]
         x, weight_ih, weight_hh, bias, state, lengths=lengths, reverse=reverse, impl=impl
     )

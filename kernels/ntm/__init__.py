@@ -2,7 +2,8 @@
 
 The equations are in ``kernels.ntm.reference``; for ``impl`` see ``kernels.dispatch``. All tensors
 have one floating-point dtype and one device; every tensor gets a gradient. The gradients of
-``triton`` are not differentiable again.
+``triton`` are not differentiable again. An autocast region computes in float32: tensors are cast
+to it first, those of float64 excepted.
 
 Shapes: B batch, N memory slots, W word size, H heads; S shifts, an odd number.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kernels import checks
+from kernels.autocast import in_float32
 from kernels.dispatch import Op
 from kernels.ntm import reference, vectorized
 from kernels.ntm.reference import EPSILON, Head
@@ -36,6 +38,7 @@ def _refusals(memory: Tensor, weights: Tensor, head: Head) -> list[str]:
 _address = Op("ntm.address", reference.address, vectorized.address, _triton, _refusals)
 
 
+@in_float32
 def address(memory: Tensor, weights: Tensor, head: Head, *, impl: str | None = None) -> Tensor:
     """The heads' weightings of this step, from the last step's.
 
@@ -51,9 +54,10 @@ def address(memory: Tensor, weights: Tensor, head: Head, *, impl: str | None = N
 
     Raises:
         ValueError: other shapes or devices, an even number of shifts; an unknown ``impl``.
-        TypeError: other dtypes.
+        TypeError: other dtypes, a ``head`` that is none.
         Unavailable: ``impl="triton"`` cannot run here.
     """
+    checks.kind("head", head, Head)
     sizes = checks.tensors(
         {
             "memory": (memory, "B N W"),

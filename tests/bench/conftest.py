@@ -33,12 +33,13 @@ def pytest_benchmark_update_json(output_json):
 
 @pytest.fixture
 def described(benchmark):
-    """Write down what a benchmark computes, once it is known to compute that."""
+    """Write down what a benchmark computes, once it, and what is beside it, does compute that."""
 
-    def describe(workload, provider):
+    def describe(workload, provider, *beside):
         known = providers(workload.op)
-        found = Gate(known["reference"]).check(workload, known[provider])
-        assert all(a.ok for a in found), found
+        gate = Gate(known["reference"])
+        checked = {name: gate.check(workload, known[name]) for name in (provider, *beside)}
+        assert all(a.ok for found in checked.values() for a in found), checked
         benchmark.extra_info["fdl"] = {
             "op": workload.op,
             "provider": provider,
@@ -47,7 +48,7 @@ def described(benchmark):
             "case": workload.name,
             "shape": workload.shape,
             "origin": "synthetic",
-            "accuracy": [_accuracy(a) for a in found],
+            "accuracy": [_accuracy(a) for a in checked[provider]],
         }
 
     return describe

@@ -18,10 +18,13 @@ from kernels.bench.timing import on_cpu
 from kernels.bench.workload import mapped, workloads
 from kernels.dnc import cases as dnc_cases
 from kernels.linear import cases as linear_cases
+from kernels.ntm import cases as ntm_cases
 from suite.stats import hodges_lehmann_interval
 
 PAIRS = 12
 OPS = ("dnc.link", "dnc.allocation", "dnc.step", "ntm.address")
+# Small cases, which is where a compiler helps a processor most.
+COMPILED = (dnc_cases.COPY, ntm_cases.COPY, ntm_cases.PAPER)
 
 
 def compare(benchmark, ours, other):
@@ -59,13 +62,22 @@ def test_torch_against_the_reference(benchmark, described, workload):
     compare(benchmark, *_calls(workload, "torch", "reference"))
 
 
+# PyTorch's compiler imports parts of PyTorch that are going to be removed.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("workload", [*_workloads(OPS, COMPILED)])
+def test_torch_against_the_compiled_reference(benchmark, described, workload):
+    benchmark.group = workload.op
+    described(workload, "torch", "compile")
+    compare(benchmark, *_calls(workload, "torch", "compile"))
+
+
 @pytest.mark.parametrize("workload", [*_workloads(("dnc.step",))])
 def test_a_step_against_the_pypi_package(benchmark, described, workload):
     if "PyPI dnc" not in providers(workload.op):
         pytest.skip("the PyPI package dnc is not installed")
     calls = _calls(workload, "torch", "PyPI dnc")
     benchmark.group = workload.op
-    described(workload, "torch")
+    described(workload, "torch", "PyPI dnc")
     compare(benchmark, *calls)
 
 
@@ -73,7 +85,7 @@ def test_a_step_against_the_pypi_package(benchmark, described, workload):
 def test_a_layer_against_the_vendors(benchmark, described, workload):
     """The same operators without our checks and dispatch."""
     benchmark.group = workload.op
-    described(workload, "torch")
+    described(workload, "torch", "F.linear")
     compare(benchmark, *_calls(workload, "torch", "F.linear"))
 
 

@@ -1,12 +1,16 @@
+import functools
+import gc
 import hashlib
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
 
-from kernels import dispatch, dnc
+from kernels import dispatch, dnc, lstm
 from kernels.dnc import cases
+from kernels.lstm import cases as lstm_cases
 from suite import bench
 
 
@@ -63,6 +67,53 @@ def test_compile_runs_the_reference_compiled(monkeypatch):
     assert got.shape == (2, 5)
     assert seen == ["dnc.allocation"]
     assert dispatch.counts() == {"dnc.allocation": {"compile": 1}}
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """What was compiled of references, as weak references to what ran instead."""
+    found = []
+
+    def backend(graph, inputs):
+        found.append(weakref.ref(graph))
+        return graph
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    torch.compiler.reset()
+    dispatch._compiled.cache_clear()
+    yield found
+    dispatch._compiled.cache_clear()
+
+
+def test_each_length_of_a_sequence_is_compiled_once(compilations):
+    """PyTorch refuses to compile one function for more than eight."""
+    x, *rest = lstm_cases.arguments("lstm", lstm_cases.Case("ten steps", 10, 2, 1, 2))
+    for steps in (*range(1, 11), *range(1, 11)):
+        got, _ = lstm.lstm(x[:steps], *rest, impl="compile")
+        want, _ = lstm.lstm(x[:steps], *rest, impl="reference")
+        torch.testing.assert_close(got, want)
+    assert len(compilations) == 10
+
+
+def test_what_was_compiled_longest_ago_is_forgotten(compilations, monkeypatch):
+    monkeypatch.setattr(dispatch, "MOST_COMPILED", 2)
+    for slots in (3, 4, 3, 5, 3):
+        dnc.allocation(torch.rand(2, slots), impl="compile")
+    assert len(compilations) == 3
+    gc.collect()
+    assert [graph() is None for graph in compilations] == [False, True, False]
+    dnc.allocation(torch.rand(2, 4), impl="compile")
+    assert len(compilations) == 4
+
+
+def test_compiled_code_is_for_one_type_and_one_set_of_options(compilations):
+    args = cases.arguments("link", cases.GRADCHECK)
+    for dtype in (torch.float32, torch.float64):
+        for book in (False, True):
+            given = [t.to(dtype) for t in args]
+            got = dnc.link(*given, book=book, impl="compile")
+            assert all(map(torch.equal, got, dnc.link(*given, book=book, impl="reference")))
+    assert len(compilations) == 4
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,62 @@ def test_without_links_a_head_reads_by_content_and_the_links_stay():
         content = dnc.content(new.memory_BNW, to.read_keys_BRW, to.read_strengths_BR, impl=impl)
         assert torch.equal(new.read_BRN, content)
         assert not new.link_BNN.any()
+
+
+# Dynamo looks at the gradient of whatever it is given.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("impl", [*IMPLS, "compile"])
+@pytest.mark.parametrize("links", [True, False])
+def test_a_step_in_an_autocast_region_is_one_in_float32(links, impl, monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    state, to = cases.arguments("step", cases.GRADCHECK)
+    low = dnc.Interface(*(part.bfloat16().requires_grad_() for part in to))
+    step = functools.partial(dnc.step, links=links, impl=impl)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, found = step(state, low)
+    want, wanted = step(state, dnc.Interface(*(part.float() for part in low)))
+    assert {t.dtype for t in (got, *found)} == {torch.float32}
+    assert all(map(torch.equal, (got, *found), (want, *wanted)))
+    used = [low.write_vector_BW, low.read_keys_BRW]
+    grads, wanted_grads = (torch.autograd.grad(words.sum(), used) for words in (got, want))
+    assert all(map(torch.equal, grads, wanted_grads))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_compiled_region_with_autocast_does_not_break(links):
+    torch.compiler.reset()
+
+    def words(state, to):
+        with torch.autocast("cpu", torch.bfloat16):
+            return dnc.step(state, to, links=links)[0]
+
+    state, to = cases.arguments("step", cases.GRADCHECK)
+    to = dnc.Interface(*(part.bfloat16() for part in to))
+    compiled = torch.compile(words, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(state, to), words(state, to))
+
+
+STATE, TO = cases.arguments("step", cases.GRADCHECK)
+BAD = [
+    ({"state": tuple(STATE)}, "state is a State, got tuple"),
+    ({"state": STATE.memory_BNW}, "state is a State, got Tensor"),
+    ({"to": None}, "to is an Interface, got NoneType"),
+    ({"to": STATE}, "to is an Interface, got State"),
+    ({"to": TO._replace(erase_BW=0.5)}, "to.erase is a tensor, got float"),
+    ({"links": "no"}, "links is a bool, got str"),
+    ({"book": 1}, "book is a bool, got int"),
+]
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_arguments_of_a_step_are_named(change, message, impl):
+    with pytest.raises(TypeError, match=message):
+        dnc.step(**({"state": STATE, "to": TO} | change), impl=impl)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_what_is_no_bool_does_not_choose_the_links(impl):
+    with pytest.raises(TypeError, match="book is a bool, got str"):
+        dnc.link(*cases.arguments("link", cases.GRADCHECK), book="no", impl=impl)

@@ -108,6 +108,21 @@ def test_the_steps_of_a_sequence_tell_what_it_did():
     assert seen[0].to.erase_BW.shape == (B, W)
 
 
+@pytest.mark.parametrize("every", [None, 3])
+def test_the_memory_of_a_sequence_in_an_autocast_region_is_in_float32(every):
+    control, x = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = dnc.sequence(control, x, begin(x), checkpoint_every=every)
+        seen = [*dnc.steps(control, x, begin(x))]
+    _, words, carry = found
+    assert seen[0].to.write_vector_BW.dtype == torch.bfloat16
+    assert {t.dtype for t in (words, *carry.state)} == {torch.float32}
+    assert torch.equal(seen[-1].carry.words_BRW, words[-1])
+    words.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in control.parameters())
+    assert any(p.grad.any() for p in control.parameters())
+
+
 @pytest.mark.parametrize("every", [1, 3, 7, 100])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_segments_computed_again_change_no_bit(every, dropout):
@@ -171,6 +186,31 @@ def test_bad_sequences_are_refused(x, options, message):
     if not options:
         with pytest.raises(ValueError, match=message):
             dnc.steps(Control(), x, begin(x))
+
+
+BEGIN = dnc.start(torch.zeros(1), B, N, W, R)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": [1.0]}, "x is a tensor, got list"),
+        ({"carry": BEGIN.state}, "carry is a Carry, got State"),
+        ({"carry": None}, "carry is a Carry, got NoneType"),
+        ({"carry": BEGIN._replace(state=BEGIN)}, r"carry\.state is a State, got Carry"),
+        ({"checkpoint_every": 2.5}, "checkpoint_every is an int, got float"),
+        ({"checkpoint_every": "2"}, "checkpoint_every is an int, got str"),
+        ({"checkpoint_every": True}, "checkpoint_every is an int, got bool"),
+        ({"links": "no"}, "links is a bool, got str"),
+    ],
+)
+def test_what_is_of_another_type_is_named(change, message):
+    given = {"control": Control(), "x": torch.zeros(4, B, X), "carry": BEGIN} | change
+    with pytest.raises(TypeError, match=message):
+        dnc.sequence(**given)
+    if "checkpoint_every" not in change:
+        with pytest.raises(TypeError, match=message):
+            next(dnc.steps(**given))
 
 
 def test_segments_are_not_captured(monkeypatch):

@@ -437,6 +437,8 @@ BAD = [
     ({"lengths": LENGTHS[:4]}, ValueError, r"lengths has shape \(B=5\), got \(4,\)"),
     ({"lengths": LENGTHS - 1}, ValueError, "lengths are from 0 to T=4, got -1"),
     ({"lengths": LENGTHS + 1}, ValueError, "lengths are from 0 to T=4, got 5"),
+    ({"reverse": "no"}, TypeError, "reverse is a bool, got str"),
+    ({"reverse": 1}, TypeError, "reverse is a bool, got int"),
     ({"impl": "cudnn"}, ValueError, "unknown impl 'cudnn'"),
 ]
 

@@ -70,6 +70,13 @@ def test_a_shift_moves_a_head_by_one_slot_and_goes_round(at, shift, to, impl):
     assert moved(at, shift, 5, impl) == to
 
 
+@pytest.mark.parametrize("given", [None, (), torch.zeros(1)], ids=type)
+def test_what_is_no_head_is_refused(given):
+    memory, weights, _ = cases.arguments("address", cases.GRADCHECK)
+    with pytest.raises(TypeError, match=f"head is a Head, got {type(given).__name__}"):
+        ntm.address(memory, weights, given)
+
+
 def test_an_even_number_of_shifts_is_refused():
     memory, weights, to = cases.arguments("address", cases.GRADCHECK)
     even = to._replace(shifts_BHS=to.shifts_BHS[..., :2])

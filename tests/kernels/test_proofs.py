@@ -1,5 +1,6 @@
 """Every op in every implementation: values and gradients against the reference in float64."""
 
+import functools
 import importlib
 
 import proof
@@ -124,10 +125,34 @@ def test_registration(folder, kernel):
     torch.library.opcheck(kernel.op, (*(t.requires_grad_() for t in given), *kernel.options))
 
 
+@pytest.mark.parametrize("impl", ["reference", *FAST])
+@pytest.mark.parametrize("memory", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("folder", "op"), [*_ops()])
-def test_autocast_leaves_addressing_in_float32(folder, op):
+def test_an_autocast_region_computes_addressing_in_float32(folder, op, memory, impl):
+    """From tensors of several types too, such as what a memory holds and what a layer gives."""
     module, cases = _folder(folder)
-    args = cases.arguments(op, cases.GRADCHECK, torch.bfloat16)
+    first, *rest = proof.leaves(cases.arguments(op, cases.GRADCHECK, torch.bfloat16))
+    inputs = [t.requires_grad_() for t in (first.to(memory), *rest)]
+    rebuilt = functools.partial(proof.rebuilt, cases.arguments(op, cases.GRADCHECK))
+    function = proof.with_impl(getattr(module, op), impl)
     with torch.autocast("cpu", torch.bfloat16):
-        out = proof.flat(getattr(module, op)(*args, impl="triton"))
-    assert {o.dtype for o in out} == {torch.float32}
+        got = proof.flat(function(*rebuilt([*inputs])))
+    want = proof.flat(function(*rebuilt([t.float() for t in inputs])))
+    assert {o.dtype for o in got} == {torch.float32}
+    assert all(map(torch.equal, got, want))
+    grads = [torch.linspace(-1, 1, o.numel()).view(o.shape) for o in got]
+    found, wanted = (torch.autograd.grad(out, inputs, grads) for out in (got, want))
+    assert [g.dtype for g in found] == [t.dtype for t in inputs]
+    assert all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize(("folder", "op"), [*_ops()])
+def test_an_autocast_region_leaves_float64_and_other_devices_alone(folder, op, monkeypatch):
+    module, cases = _folder(folder)
+    function = proof.with_impl(getattr(module, op), "torch")
+    with torch.autocast("cpu", torch.bfloat16):
+        out = proof.flat(function(*cases.arguments(op, cases.GRADCHECK, torch.float64)))
+    assert {o.dtype for o in out} == {torch.float64}
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: kind == "cuda")
+    out = proof.flat(function(*cases.arguments(op, cases.GRADCHECK, torch.bfloat16)))
+    assert {o.dtype for o in out} == {torch.bfloat16}

@@ -1,9 +1,12 @@
 """An op by the dispatcher and by the short way past it: the same, and each where it belongs."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels.register import define
@@ -77,8 +80,23 @@ def test_a_gradient_is_taken_of_what_needs_one_only(by_the_dispatcher):
 def test_gradients_are_not_differentiable_again(call):
     x, weight = _arguments()
     (first,) = torch.autograd.grad(call(x, weight, 3)[0].sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+    message = "tested_power: not differentiable twice; use impl='reference'"
+    with pytest.raises(RuntimeError, match=message):
         first.sum().backward()
+
+
+# PyTorch scripts some of its own operators when it first differentiates forwards.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("needs_gradient", [False, True])
+def test_a_tangent_is_not_dropped(needs_gradient):
+    x, weight = (t.detach().requires_grad_(needs_gradient) for t in _arguments())
+    refused = pytest.raises(RuntimeError, match="tested_power: no gradients in forward mode; use")
+    with forward_ad.dual_level():
+        toy(x, weight, 3)
+        with refused:
+            toy(x, forward_ad.make_dual(weight, x.detach()), 3)
+    with refused:
+        torch.func.jvp(lambda x: toy(x, weight, 3)[0], (x.detach(),), (x.detach(),))
 
 
 def test_autocast_takes_the_dispatcher(by_the_dispatcher):
@@ -120,3 +138,43 @@ def test_a_compiled_region_has_the_op_in_its_graph():
     compiled = torch.compile(lambda x, w: toy(x, w, 3)[0], fullgraph=True, backend=backend)
     torch.testing.assert_close(_gradients(lambda *a: (compiled(*a[:2]),), x, weight)[1], x**3)
     assert "fdl.tested_power" in graphs[0]
+
+
+class FakeGPUs:
+    """Stands in for ``torch.cuda`` and for where tensors are: the current GPU is the first."""
+
+    def __init__(self, monkeypatch, tensors_on):
+        self.current = 0
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(Tensor, "is_cuda", True)
+        monkeypatch.setattr(Tensor, "get_device", lambda tensor: tensors_on)
+
+    @contextlib.contextmanager
+    def device(self, index):
+        before, self.current = self.current, index
+        yield
+        self.current = before
+
+
+@pytest.mark.parametrize("call", ["short", "dispatcher"])
+@pytest.mark.parametrize("tensors_on", [0, 1])
+def test_kernels_run_on_the_gpu_that_tensors_are_on(tensors_on, call, monkeypatch):
+    ran = []
+
+    def forward(x: Tensor) -> Tensor:
+        ran.append(gpus.current)
+        return x * 2
+
+    def backward(grad: Tensor) -> Tensor:
+        ran.append(gpus.current)
+        return grad * 2
+
+    fake = {"fake": torch.empty_like, "fake_backward": torch.empty_like}
+    name = f"tested_devices_{call}_{tensors_on}"
+    kernel = define(name, forward, backward, **fake, save=lambda inputs, out: ())
+    x = _arguments()[0]
+    gpus = FakeGPUs(monkeypatch, tensors_on)
+    (kernel if call == "short" else kernel.op)(x).sum().backward()
+    assert ran == [tensors_on, tensors_on]
+    assert gpus.current == 0
