@@ -30,6 +30,7 @@ TEST = (
     Case("one block and a slot", 2, 33, 16, 1),
     Case("several tiles", 1, 70, 130, 2),
     Case("empty batch", 0, 5, 4, 2),
+    Case("no read heads", 2, 37, 20, 0),
 )
 GRADCHECK = Case("gradcheck", 2, 4, 3, 2)
 COPY = Case("copy task", 16, 16, 16, 1)

@@ -659,7 +659,7 @@ def content_backward(
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
     grad_keys = scratch(memory, b, blocks, h, w)
     grad_strengths = scratch(memory, b, blocks, h)
-    if b * n * h:
+    if b * n:
         _content_backward[(b, blocks)](
             memory.contiguous(),
             keys.contiguous(),
