@@ -2,9 +2,9 @@
 
 The formulas are in ``kernels.conv2d.reference``; for ``impl`` see ``kernels.dispatch``. The tensors
 have one floating-point dtype and one device, and every one of them gets a gradient, which is
-differentiable again in every ``impl``. In an autocast region they are cast to its type first, those
-of float64 excepted. ``triton`` takes tensors in any layout, those with channels last without a
-copy, and gives images with channels last.
+differentiable again in every ``impl`` but ``compile``. In an autocast region they are cast to its
+type first, those of float64 excepted. ``triton`` takes tensors in any layout, those with channels
+last without a copy, and gives images with channels last.
 """
 
 from collections.abc import Sequence
