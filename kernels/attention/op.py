@@ -13,6 +13,11 @@ from kernels.language import accumulator
 from kernels.register import define, empty_like
 
 
+def _kept(key_lengths: Tensor | None) -> Tensor | None:
+    """A copy: what the backward reads has to be what the forward read."""
+    return None if key_lengths is None else key_lengths.clone()
+
+
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor | None, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -62,7 +67,7 @@ def attention(
     scale: float,
 ) -> Tensor:
     """O_BHMD."""
-    return _attention_op(q, k, v, key_lengths, causal, scale)[0]  # type: ignore[no-any-return]
+    return _attention_op(q, k, v, _kept(key_lengths), causal, scale)[0]  # type: ignore[no-any-return]
 
 
 def _additive(
@@ -113,4 +118,4 @@ def additive(
     key_lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """c_BD and w, weights_BL."""
-    return _additive_op(query, keys, values, v, key_lengths)  # type: ignore[no-any-return]
+    return _additive_op(query, keys, values, v, _kept(key_lengths))  # type: ignore[no-any-return]

@@ -2,9 +2,9 @@
 
 The formulas are in ``kernels.conv2d.reference``; for ``impl`` see ``kernels.dispatch``. The tensors
 have one floating-point dtype and one device, and every one of them gets a gradient, which is
-differentiable again in every ``impl``. In an autocast region they are cast to its type first, those
-of float64 excepted. ``triton`` takes tensors in any layout, those with channels last without a
-copy, and gives images with channels last.
+differentiable again in every ``impl`` but ``compile``. In an autocast region they are cast to its
+type first, those of float64 excepted. ``triton`` takes tensors in any layout, those with channels
+last without a copy, and gives images with channels last.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,10 @@ from kernels.conv2d import reference, vectorized
 from kernels.dispatch import Op
 
 __all__ = ["ConvBN", "conv2d", "conv2d_fused", "conv2d_stats"]
+
+# Strides, paddings, dilations and sides of padded images are below: a kernel counts pixels in 32
+# bits, up to twice as many, and takes one that is four times as far for outside of every image.
+BEYOND = 2**28
 
 
 def _op(name: str) -> Op:
@@ -65,8 +69,9 @@ def conv2d(
         (N, K, P, Q), with P = (H + 2 padding - dilation (R - 1) - 1) // stride + 1, Q likewise.
 
     Raises:
-        ValueError: other shapes or devices, numbers out of range, groups that do not divide the
-            channels, a kernel larger than the padded image, an unknown ``impl``.
+        ValueError: other shapes or devices, numbers out of range, 2**28 pixels or more from one
+            side of a padded image to the other, groups that do not divide the channels, a kernel
+            larger than the padded image, an unknown ``impl``.
         TypeError: other dtypes, options of other types.
         Unavailable: ``impl="triton"`` cannot run here.
     """
@@ -202,6 +207,8 @@ def _geometry(
     sides = _sides(padding, taps, steps, apart)
     for i, (name, size) in enumerate({"H": height, "W": width}.items()):
         room, needed = size + sides[2 * i] + sides[2 * i + 1], apart[i] * (taps[i] - 1) + 1
+        if room >= BEYOND:
+            raise ValueError(f"padding leaves {name}={size} below {BEYOND} pixels, got {room}")
         if needed > room:
             raise ValueError(
                 f"weight covers at most the {room} pixels of the padded {name}={size}, "
@@ -236,6 +243,8 @@ def _pair(name: str, given: Any, least: int) -> tuple[int, int]:
         raise ValueError(f"{name} is an int or a pair of them, got {len(values)} numbers")
     if min(values) < least:
         raise ValueError(f"{name} is at least {least}, got {given}")
+    if max(values) >= BEYOND:
+        raise ValueError(f"{name} is below {BEYOND}, got {given}")
     return values[0], values[1]
 
 

@@ -3,7 +3,7 @@
 B batch, N slots, W word size, R read heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ OPS = ("content", "usage", "allocation", "write", "link", "read", "step")
 
 @dataclass(frozen=True)
 class Case:
-    """One set of sizes, and what it is there for."""
+    """One set of sizes, what it is there for, and the type that it is compiled in.
+
+    ``book`` is what ``keywords`` gives. ``ops`` are those that the compile gate compiles: a step
+    launches what the others do.
+    """
 
     name: str
     B: int
     N: int
     W: int
     R: int
+    dtype: torch.dtype = torch.float32
+    book: bool = False
+    ops: tuple[str, ...] = OPS
 
 
 TEST = (
@@ -30,13 +37,23 @@ TEST = (
     Case("one block and a slot", 2, 33, 16, 1),
     Case("several tiles", 1, 70, 130, 2),
     Case("empty batch", 0, 5, 4, 2),
+    Case("no read heads", 2, 37, 20, 0),
 )
 GRADCHECK = Case("gradcheck", 2, 4, 3, 2)
 COPY = Case("copy task", 16, 16, 16, 1)
 BABI = Case("book's bAbI net, batched", 32, 256, 64, 4)
 LARGE = Case("link matrix beyond the cache", 64, 512, 64, 4)
 LATENCY = Case("batch of one", 1, 256, 64, 4)
-COMPILE = (COPY, BABI, LARGE)
+ODD = Case("odd numbers of everything", 3, 203, 45, 3, book=True, ops=("step",))
+COMPILE = (
+    COPY,
+    BABI,
+    LARGE,
+    replace(BABI, name="the book's links", book=True, ops=("link",)),
+    replace(BABI, name="float64", R=2, dtype=torch.float64, ops=("step",)),
+    ODD,
+    replace(ODD, name="odd numbers of everything, bfloat16", dtype=torch.bfloat16, book=False),
+)
 BENCH = (COPY, BABI, LARGE, LATENCY)
 
 
@@ -87,9 +104,14 @@ def interface(
 
 
 def arguments(
-    op: str, case: Case, dtype: torch.dtype = torch.float32, seed: int = 0, device: str = "cpu"
+    op: str,
+    case: Case,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> tuple[Any, ...]:
-    """What the public function ``op`` takes."""
+    """The tensors that the public function ``op`` takes, in the case's own type by default."""
+    dtype = dtype or case.dtype
     s, to = state(case, dtype, seed, device), interface(case, dtype, seed + 1, device)
     if op == "step":
         return s, to
@@ -106,3 +128,14 @@ def arguments(
         return s.link_BNN, s.precedence_BN, s.write_BN, s.read_BRN
     again = state(case, dtype, seed + 2, device).read_BRN
     return s.memory_BNW, s.read_BRN, again, s.read_BRN.flip(2), to.read_modes_BSR
+
+
+def keywords(
+    op: str,
+    case: Case,
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """What the public function ``op`` takes beside its tensors."""
+    return {"book": True} if case.book and op in ("link", "step") else {}

@@ -605,11 +605,12 @@ def tile_of_links(n: int, r: int, like: Tensor, *, heads: int) -> Mapping[str, i
     """Tiles of the link matrix, and the warps that hold one and the sums of ``r`` heads.
 
     As few as can be, for what several warps add up goes through shared memory, with a barrier for
-    each sum: one for ``heads`` heads of float32, which is what its registers hold.
+    each sum: one for ``heads`` heads, which is what its registers hold. Float64 takes more of them,
+    and so do rows that begin anywhere: each element has an address of its own.
     """
-    slots, doubled = slots_of_tile(n), 1 + (like.dtype == torch.float64)
-    warps = next_power_of_2(cdiv(r * doubled, heads))
-    return {"BI": slots, "BJ": slots, "num_warps": min(4, warps)}
+    slots, wide = slots_of_tile(n), like.dtype == torch.float64 or n % 16
+    warps = 4 if wide else min(4, next_power_of_2(cdiv(r, heads)))
+    return {"BI": slots, "BJ": slots, "num_warps": warps}
 
 
 def warps_of_tile(tile: Mapping[str, int]) -> int:
@@ -659,7 +660,7 @@ def content_backward(
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
     grad_keys = scratch(memory, b, blocks, h, w)
     grad_strengths = scratch(memory, b, blocks, h)
-    if b * n * h:
+    if b * n:
         _content_backward[(b, blocks)](
             memory.contiguous(),
             keys.contiguous(),

@@ -103,9 +103,18 @@ def _add_outer_(total_BNW: Tensor, left_BRN: Tensor, right_BRW: Tensor) -> Tenso
     return total_BNW.baddbmm_(left_BRN.mT, right_BRW)
 
 
+def _constant(cached: Any, *key: Any) -> Tensor:
+    """What ``cached`` made once, made anew where a mode intercepts operators.
+
+    ``FakeTensorMode`` makes tensors that are of no use outside of it, and takes no others.
+    """
+    make = cached.__wrapped__ if torch._C._len_torch_dispatch_stack() else cached
+    return make(*key)  # type: ignore[no-any-return]
+
+
 def _number(value: float, like: Tensor) -> Tensor:
     """A constant that is made once: a Python number would become a tensor in every call."""
-    return _cached_number(value, like.dtype, like.device)
+    return _constant(_cached_number, value, like.dtype, like.device)
 
 
 @functools.lru_cache(maxsize=64)
@@ -115,9 +124,13 @@ def _cached_number(value: float, dtype: torch.dtype, device: torch.device) -> Te
         return torch.tensor(value, dtype=dtype, device=device)
 
 
-@functools.lru_cache(maxsize=16)
-def _lower_triangle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _lower_triangle(n: int, like: Tensor) -> Tensor:
     """Ones below the diagonal."""
+    return _constant(_cached_triangle, n, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached_triangle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.ones(n, n, dtype=dtype, device=device).tril(-1)
 
@@ -232,7 +245,7 @@ def _allocation_backward(grads: Any, inputs: Tensors, _: Tensors, kept: Tensors)
     may hold a million times as much, and the difference would be their rounding.
     """
     sorted_BN, phi_BN, before_BN, ordered_BN = kept
-    after_NN = _lower_triangle(sorted_BN.shape[1], sorted_BN.dtype, sorted_BN.device)
+    after_NN = _lower_triangle(sorted_BN.shape[1], sorted_BN)
     ordered_dBN = grads[0].gather(1, phi_BN)
     sorted_dBN = torch.mm(ordered_dBN * ordered_BN, after_NN).div_(sorted_BN)
     sorted_dBN.addcmul_(ordered_dBN, before_BN, value=-1)

@@ -2,8 +2,8 @@
 
 The formulas are in ``kernels.linear.reference``; for ``impl`` see ``kernels.dispatch``. The tensors
 have one floating-point dtype and one device, and every one of them gets a gradient, which is
-differentiable again in every ``impl``. In an autocast region they are cast to its type first, those
-of float64 excepted. ``triton`` takes tensors in any layout without a copy.
+differentiable again in every ``impl`` but ``compile``. In an autocast region they are cast to its
+type first, those of float64 excepted. ``triton`` takes tensors in any layout without a copy.
 
     y = linear.linear(x, layer.weight, layer.bias, relu=True)   # layer: a torch.nn.Linear
 """

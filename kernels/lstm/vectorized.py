@@ -42,7 +42,7 @@ def lstm(
     mode = (bias_G is not None, 1, 0.0, torch.is_grad_enabled(), False)
     if lengths is None:
         turned_TBX = x_TBX.flip(0) if reverse else x_TBX
-        initial = [part[None] for part in state]
+        initial = [part[None].contiguous() for part in state]
         y_TBH, h_1BH, c_1BH = torch.lstm(turned_TBX, initial, weights, *mode, False)
         return y_TBH.flip(0) if reverse else y_TBH, (h_1BH[0], c_1BH[0])
     if reverse:

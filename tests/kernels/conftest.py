@@ -54,7 +54,7 @@ with torch.device("cpu"):
 
 @pytest.fixture(autouse=True)
 def _new_memory_is_poisoned(monkeypatch):
-    """Fill what ``empty`` returns with NaN, so that a kernel cannot leave an element out."""
+    """Fill new memory with NaN, so that a kernel cannot leave an element out."""
 
     def poisoned(make):
         def made(*args, **kw):
@@ -63,5 +63,7 @@ def _new_memory_is_poisoned(monkeypatch):
 
         return made
 
-    monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+    for where, kind in ((torch, ""), (torch.Tensor, "new_")):
+        for name in (f"{kind}empty", f"{kind}empty_strided"):
+            monkeypatch.setattr(where, name, poisoned(getattr(where, name)))
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))

@@ -139,6 +139,21 @@ def test_later_queries_give_a_key_its_gradient(impl):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("name", cases.OPS)
+def test_lengths_may_change_after_the_forward(name, impl):
+    found = []
+    for change in (0, 1):
+        lengths = torch.tensor([37, 18])
+        args = [t.requires_grad_() for t in cases.arguments(name, UNEVEN)]
+        out = proof.flat(getattr(ops, name)(*args, key_lengths=lengths, impl=impl))
+        lengths.mul_(1 - change)
+        found.append(torch.autograd.grad(sum(o.square().sum() for o in out), args))
+    for unchanged, changed in zip(*found, strict=True):
+        assert unchanged.any()
+        assert torch.equal(unchanged, changed)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name", cases.OPS)
 def test_keys_beyond_the_length_are_ignored(name, impl):
     args = cases.arguments(name, UNEVEN)
     lengths = torch.tensor([37, 18])

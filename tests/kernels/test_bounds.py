@@ -135,6 +135,25 @@ def test_no_kernel_leaves_its_tensors(fence, folder, op, case, options):
     assert fence.is_whole()
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("resident", [False, True])
+def test_lengths_that_nobody_checked_lead_out_of_no_tensor(fence, monkeypatch, resident, reverse):
+    """As in a compiled region: more than all steps count as all, and less than none as none."""
+    cases, op = (importlib.import_module(f"kernels.lstm.{name}") for name in ("cases", "op"))
+    if not resident:
+        monkeypatch.setattr(op.launch, "RESIDENT", 0)
+    case = {case.name: case for case in cases.TEST}["no multiples"]
+    args, found = cases.arguments("lstm", case), []
+    for lengths in ([case.T + 1, -1, 2, 2**40, -(2**40)], [case.T, 0, 2, case.T, 0]):
+        called = functools.partial(op.lstm, lengths=torch.tensor(lengths), reverse=reverse)
+        inputs = [fence.around(t) for t in proof.leaves(args)]
+        outputs, grads, _ = proof.run(called, proof.rebuilt(args, inputs), torch.float32)
+        found.append((*outputs, *grads))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    assert fence.is_whole()
+
+
 @triton.jit
 def _copied(x_p, out_p, WRITTEN, BLOCK: tl.constexpr):
     n = tl.arange(0, BLOCK)

@@ -181,6 +181,14 @@ def test_what_users_may_ask_for_is_compiled(listed):
     # Gate, bias and sums: none of a product, one or two of a layer and its gradients.
     assert {by.count("('constexpr', None)") for _, by in listed["linear_product"]} == {1, 2, 3}
     assert {s for (s,) in options("address_forward", "S")} == {1, 3, 5}
+    for part in ("content", "usage", "allocation", "write", "link", "read"):
+        for kernel in (f"{part}_forward", f"{part}_backward"):
+            known = [by for _, by in listed[kernel]]
+            assert {by.split("'")[1] for by in known} >= {"*fp32", "*bf16", "*fp64"}, kernel
+            # A size that 16 divides, and one that it does not.
+            assert {"('i32', '')" in by for by in known} == {False, True}, kernel
+    for kernel in ("link_forward", "link_backward"):
+        assert options(kernel, "BOOK") == {(False,), (True,)}
 
 
 # One case of one op, compiled once: the whole table is compared by the gate itself.

@@ -639,6 +639,19 @@ BAD = [
     ({"groups": 2.0}, TypeError, "groups is an int, got float"),
     ({"x": X[:, :, :2]}, ValueError, "weight covers at most the 2 pixels of the padded H=2, got 3"),
     ({"dilation": (1, 3)}, ValueError, "the 6 pixels of the padded W=6, got 3 taps that cover 7"),
+    ({"stride": (1, 2**28)}, ValueError, r"stride is below 268435456, got \(1, 268435456\)"),
+    ({"padding": 2**33, "stride": 2**33}, ValueError, "stride is below 268435456, got 8589934592"),
+    ({"padding": 2**28}, ValueError, "padding is below 268435456, got 268435456"),
+    (
+        {"weight": WEIGHT[..., :1], "dilation": (1, 2**28)},
+        ValueError,
+        "dilation is below 268435456",
+    ),
+    (
+        {"padding": (0, 2**27), "stride": (1, 2**27)},
+        ValueError,
+        "padding leaves W=6 below 268435456 pixels, got 268435462",
+    ),
     ({"impl": "cudnn"}, ValueError, "unknown impl 'cudnn'"),
 ]
 
@@ -647,6 +660,22 @@ BAD = [
 def test_bad_arguments_are_named(arguments, kind, message):
     with pytest.raises(kind, match=message):
         ops.conv2d(**{"x": X, "weight": WEIGHT} | arguments)
+
+
+@pytest.mark.parametrize(("taps", "stride", "dilation"), [(2, 2**27 - 2, 1), (3, 1, 2**27 - 2)])
+def test_the_widest_padding_is_right(taps, stride, dilation):
+    """One pixel in the middle of almost 2**28: what sees it, and what sees none."""
+    g = torch.Generator().manual_seed(0)
+    args = torch.randn(1, 1, 1, 1, generator=g), torch.randn(1, 1, 1, taps, generator=g)
+    geometry = {"stride": (1, stride), "padding": (0, 2**27 - 2), "dilation": (1, dilation)}
+    function = functools.partial(ops.conv2d, **geometry)
+    got, want = (
+        proof.run(proof.with_impl(function, impl), args, torch.float32)
+        for impl in ("triton", "torch")
+    )
+    assert got[0][0].count_nonzero() == 1
+    for a, b in zip((*got[0], *got[1]), (*want[0], *want[1]), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 BAD_FUSED = [

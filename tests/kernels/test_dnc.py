@@ -99,16 +99,17 @@ def test_links_are_the_same_in_tiles_of_any_size(rows, columns, book):
 
 
 @pytest.mark.parametrize(
-    ("heads", "dtype", "warps"),
+    ("slots", "heads", "dtype", "warps"),
     [
-        (1, "float32", (1, 1)),
-        (4, "float32", (1, 2)),
-        (9, "float32", (2, 4)),
-        (4, "float64", (1, 4)),
+        (32, 1, "float32", (1, 1)),
+        (32, 4, "float32", (1, 2)),
+        (32, 9, "float32", (2, 4)),
+        (32, 1, "float64", (4, 4)),
+        (20, 1, "float32", (4, 4)),
     ],
 )
-def test_a_tile_of_links_has_the_warps_that_hold_its_sums(heads, dtype, warps):
-    asked = proven_links(cases.Case("many heads", 1, 20, 4, heads), getattr(torch, dtype))
+def test_a_tile_of_links_has_the_warps_that_hold_its_sums(slots, heads, dtype, warps):
+    asked = proven_links(cases.Case("many heads", 1, slots, 4, heads), getattr(torch, dtype))
     kernels = ("dnc.link_forward", "dnc.link_backward")
     assert tuple(asked[name].default["num_warps"] for name in kernels) == warps
 

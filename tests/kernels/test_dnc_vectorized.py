@@ -3,6 +3,7 @@
 import proof
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from kernels import dnc
 from kernels.dnc import cases, vectorized
@@ -123,9 +124,30 @@ def test_autocast_leaves_addressing_in_float32():
 
 def test_constants_made_in_inference_mode_can_be_differentiated_later():
     vectorized._cached_number.cache_clear()
-    vectorized._lower_triangle.cache_clear()
+    vectorized._cached_triangle.cache_clear()
     usage = torch.rand(2, 6)
     with torch.inference_mode():
         dnc.allocation(usage, impl="torch")
     dnc.allocation(usage.requires_grad_(), impl="torch").sum().backward()
     assert usage.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("fake_first", [False, True])
+def test_constants_are_not_shared_with_tensors_that_have_no_values(fake_first):
+    vectorized._cached_number.cache_clear()
+    vectorized._cached_triangle.cache_clear()
+    args = cases.arguments("step", SMALL)
+
+    def types(made):
+        """Of a step's outputs and gradients."""
+        leaves = [made(t).requires_grad_() for t in proof.leaves(args)]
+        outputs = proof.flat(stepped()(*proof.rebuilt(args, list(leaves))))
+        grads = torch.autograd.grad(outputs, leaves, [torch.ones_like(o) for o in outputs])
+        return {type(t) for t in (*outputs, *grads)}
+
+    for fake in (fake_first, not fake_first):
+        if fake:
+            with FakeTensorMode() as mode:
+                assert types(mode.from_tensor) == {FakeTensor}
+        else:
+            assert types(torch.clone) == {torch.Tensor}

@@ -390,6 +390,27 @@ def test_what_stands_beyond_a_length_is_not_looked_at(impl, reverse):
     assert not got[0][beyond].any()
 
 
+@pytest.mark.parametrize("with_lengths", [False, True])
+def test_the_vendors_operator_is_given_a_state_without_gaps(monkeypatch, with_lengths):
+    """Another is an error of cuDNN's, which no processor shows."""
+    given, operator = [], torch.lstm
+
+    def noted(*args):
+        given.extend(next(arg for arg in args if isinstance(arg, list)))
+        return operator(*args)
+
+    monkeypatch.setattr(torch, "lstm", noted)
+    *args, (h, c) = cases.arguments("lstm", ODD)
+    state = (h.t().contiguous().t(), c[:1].expand(ODD.B, -1))
+    assert not any(part.is_contiguous() for part in state)
+    got, want = (
+        proof.flat(way(ODD, with_lengths, False, impl)(*args, state))
+        for impl in ("torch", "reference")
+    )
+    assert [part.is_contiguous() for part in given] == [True, True]
+    assert_same(got, want)
+
+
 @pytest.mark.parametrize("impl", FAST)
 def test_only_some_outputs_need_a_gradient(impl):
     args = cases.arguments("lstm", ODD)
