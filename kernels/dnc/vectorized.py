@@ -58,18 +58,9 @@ def _node(
     def call(*inputs: Tensor, **options: bool) -> Any:
         if torch.compiler.is_compiling():
             return formula(*inputs, **options)
-        return _outside_autocast(Node.apply, options, *inputs)
+        return Node.apply(options, *inputs)
 
     return call
-
-
-def _outside_autocast(apply: Callable[..., Any], options: Any, *inputs: Tensor) -> Any:
-    """Addressing is done in float32 in an autocast region, as the kernels do it."""
-    device = inputs[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return apply(options, *inputs)
-    with torch.autocast(device, enabled=False):
-        return apply(options, *(t if t.dtype == torch.float64 else t.float() for t in inputs))
 
 
 def _differentiable(
