@@ -578,13 +578,17 @@ def test_a_budget_out_of_range_is_an_error(minutes):
         command.command(minutes, "anywhere", ())
 
 
+ABSENT = (
+    *("typer", "rich", "ray", "gymnasium", "pandas", "matplotlib", "scipy", "sklearn"),
+    *("torchvision", "optuna", "pooch", "platformdirs", "PIL"),
+)
+
+
 def test_the_command_needs_few_packages():
     """What a bare machine lacks must not be imported on the way to the first stage."""
     code = (
         "import sys\n"
-        "absent = ('typer', 'rich', 'ray', 'gymnasium', 'pandas', 'matplotlib', 'scipy',"
-        " 'sklearn', 'torchvision', 'optuna')\n"
-        "for name in absent: sys.modules[name] = None\n"
+        f"for name in {ABSENT}: sys.modules[name] = None\n"
         "import suite.gpu.command, suite.bench, suite.local, suite.store\n"
         "import kernels.bench.tune, kernels.bench.timing\n"
         "from kernels.bench.workload import workloads\n"
@@ -596,6 +600,34 @@ def test_the_command_needs_few_packages():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.stdout.strip() == "1", done.stderr
+
+
+def test_data_that_were_carried_there_need_few_packages(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "values.npy").touch()
+    code = (
+        "import sys\n"
+        f"for name in {ABSENT}: sys.modules[name] = None\n"
+        "import numpy, torch\n"
+        "from suite import data, run\n"
+        "from suite.data.entry import Decoded, Entry, Layout, Pin\n"
+        "values = (numpy.zeros((1, 2), 'float32'), numpy.zeros(1, 'float32'))\n"
+        "def read(folder): return Decoded(values, values)\n"
+        "for name in ('there', 'nowhere'):\n"
+        "    layout = Layout((name,), (Pin('values.npy'),), read)\n"
+        "    data.CATALOGUE[name] = Entry(name, 'synthetic', 'none', (layout,), download=print)\n"
+        "print(data.where('nowhere'), data.where('there'))\n"
+        "print(run.Context(torch.device('cpu'), 0).data('there').n_items)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"SUITE_DATA": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["None", str(tmp_path / "there"), "2"], done.stderr
 
 
 def test_the_barrier_compiles_for_a_gpu_that_is_not_there(tmp_path):
