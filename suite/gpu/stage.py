@@ -32,6 +32,7 @@ class Run:
         tasks: the ids of those that are run.
         records: what was measured.
         busy: what is under way: named, should it hang.
+        at_exit: what else ends what this process has started, should it be stopped.
     """
 
     store: "Store"
@@ -42,6 +43,7 @@ class Run:
     tasks: Sequence[str] = ()
     records: "list[Record]" = field(default_factory=list)
     busy: "Session | None" = None
+    at_exit: list[Callable[[], None]] = field(default_factory=list)
 
     def until(self, deadline: float) -> Callable[[], bool]:
         """Whether the time of a stage is over."""
@@ -108,11 +110,15 @@ def _watched(this: Run, limit_s: float) -> Iterator[None]:
     """End the process when it hangs: a kernel whose programs wait for ever cannot be stopped."""
 
     def end() -> None:
-        hung = str(this.busy or "what was under way")
-        this.say(f"{hung} did not end; the process is stopped, and it is not tried again")
-        if this.busy:
-            _record_hang(this, this.busy)
-        os._exit(INFRASTRUCTURE)
+        try:
+            hung = str(this.busy or "what was under way")
+            this.say(f"{hung} did not end; the process is stopped, and it is not tried again")
+            for finish in this.at_exit:
+                finish()
+            if this.busy:
+                _record_hang(this, this.busy)
+        finally:
+            os._exit(INFRASTRUCTURE)
 
     timer = threading.Timer(limit_s, end)
     timer.daemon = True

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -444,6 +445,7 @@ def daemon(tmp_path, monkeypatch):
     """Put a tool on the path that stands in for NVIDIA's; gives what it was asked."""
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     monkeypatch.setattr(mps, "PUBLIC", tmp_path / "no socket")
+    monkeypatch.setattr(mps, "PROBE", "pass")
     log, folder = tmp_path / "asked", tmp_path / "bin"
     log.touch()
 
@@ -473,7 +475,7 @@ def test_a_daemon_of_the_stages_own_shares_the_gpu(daemon, store):
 def test_without_a_daemon_runs_take_turns_and_it_is_said(daemon, store, monkeypatch):
     this, lines = this_run(store)
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "which", lambda name: None)
+        patched.setattr(shutil, "which", lambda name, path: None)
         with mps.shared(this):
             assert "no nvidia-cuda-mps-control on this machine" in lines[-1]
     daemon("echo no permission; exit 1")
@@ -484,6 +486,96 @@ def test_without_a_daemon_runs_take_turns_and_it_is_said(daemon, store, monkeypa
     daemon("exec sleep 60")
     with mps.shared(this):
         assert "no answer within 0.1 s" in lines[-1]
+
+
+def test_a_daemon_beside_the_path_is_found(daemon, store, tmp_path, monkeypatch):
+    log, path = daemon(), os.environ["PATH"]
+    monkeypatch.setenv("PATH", path.removeprefix(f"{tmp_path / 'bin'}:"))
+    monkeypatch.setattr(mps, "PLACES", (str(tmp_path / "bin"),))
+    this, lines = this_run(store)
+    with mps.shared(this):
+        assert log.read_text().startswith("-d")
+    assert lines == []
+
+
+def test_a_daemon_through_which_nothing_runs_is_done_without(daemon, store, monkeypatch):
+    daemon('echo "the server is broken" > "$CUDA_MPS_LOG_DIRECTORY/server.log"')
+    probe = "import os; raise SystemExit('error 805 ' + os.environ['CUDA_MPS_PIPE_DIRECTORY'])"
+    monkeypatch.setattr(mps, "PROBE", probe)
+    this, lines = this_run(store)
+    with mps.shared(this):
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    (line,) = lines
+    assert "error 805 /" in line, "it was tried with the daemon's variables"
+    assert "the server is broken" in line
+    assert "runs take turns" in line
+
+
+# A daemon and its server, which end by SIGKILL only; and a tool that gets no answer from them.
+DEAF = """
+if [ "$1" = "-d" ]; then
+    (
+        trap '' TERM
+        (while :; do sleep 0.1; done) &
+        echo $! >> "$CUDA_MPS_PIPE_DIRECTORY/servers"
+        while :; do sleep 0.1; done
+    ) > /dev/null 2>&1 &
+    echo $! > "$CUDA_MPS_PIPE_DIRECTORY/nvidia-cuda-mps-control.pid"
+    until [ -s "$CUDA_MPS_PIPE_DIRECTORY/servers" ]; do sleep 0.1; done
+    exit 0
+fi
+exec sleep 60
+"""
+
+
+def alive(pids):
+    return sorted(pids & mps._daemons().keys())
+
+
+@pytest.fixture
+def deaf(daemon, monkeypatch):
+    """A daemon that does not answer; gives the ids of it and its server."""
+    monkeypatch.setattr(mps, "END_S", 0.2)
+    daemon(DEAF)
+
+    def pids():
+        place = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+        return {int((place / name).read_text()) for name in ("servers", f"{mps.TOOL}.pid")}
+
+    return pids
+
+
+def test_a_daemon_that_does_not_answer_is_killed_with_its_server(deaf, store, monkeypatch):
+    this, lines = this_run(store)
+    with mps.shared(this):
+        pids = deaf()
+        assert alive(pids) == sorted(pids)
+        monkeypatch.setattr(mps, "ANSWER_S", 0.1)
+    assert alive(pids) == []
+    assert "MPS did not stop (no answer within 0.1 s)" in lines[-1]
+    assert this.at_exit == []
+
+
+def test_a_process_that_hangs_leaves_no_daemon(deaf, store, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(stage.os, "_exit", lambda code: ended.set())
+    this, _ = this_run(store)
+    with mps.shared(this):
+        pids = deaf()
+        with stage._watched(this, 0.0):
+            assert ended.wait(60)
+            assert alive(pids) == []
+        monkeypatch.setattr(mps, "ANSWER_S", 0.1)
+
+
+def test_a_process_that_hangs_is_stopped_whatever_fails(store, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(stage.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    this, _ = this_run(store)
+    this.say = lambda line: operator.truediv(1, 0)
+    with stage._watched(this, 0.0):
+        assert ended.wait(60)
 
 
 def test_a_daemon_that_is_there_is_left_alone(daemon, store, monkeypatch):
