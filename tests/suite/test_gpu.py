@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import nullcontext
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -376,6 +377,11 @@ def test_a_hang_is_recorded_and_not_tried_again(machine, store):
     assert bench.unsettled([session], store) == []
 
 
+def fresh(specs):
+    """Runs that have not been tried yet."""
+    return [(spec, False) for spec in specs]
+
+
 def time_is_over_at(word, this, lines, clock):
     """Have the time of a stage end when it says a line with a word."""
 
@@ -391,7 +397,7 @@ def time_is_over_at(word, this, lines, clock):
 def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
     clock, specs = Clock(), toy("quick", "hang", "slow")
     monkeypatch.setattr(runs, "_waits", lambda spec: spec.variant == "slow")
-    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: specs)
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(specs))
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     this, lines = this_run(store, seconds=1e4, clock=clock)
 
@@ -402,7 +408,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
 
 
 def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monkeypatch):
-    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: toy("hang", "slow"))
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("hang", "slow")))
     monkeypatch.setattr(runs, "workers", lambda: 2)
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     clock = Clock()
@@ -415,22 +421,107 @@ def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monke
     assert any("hang" in line and "goes on at the next call" in line for line in lines)
 
 
-def test_what_lacked_memory_beside_others_is_run_again(toy, store, monkeypatch):
+def test_what_failed_beside_others_is_not_settled(toy, store, monkeypatch):
     def attempt(status, contended):
         return SimpleNamespace(status=status, placement=SimpleNamespace(contended=contended))
 
     monkeypatch.setattr(runs, "_planned", lambda this, name, **options: toy("quick"))
     this, _ = this_run(store)
     for attempts, left in (
-        ([], 1),
-        ([attempt("oom", True)], 1),
-        ([attempt("oom", False)], 0),
-        ([attempt("oom", True), attempt("ok", True)], 0),
-        ([attempt("crashed", True)], 0),
+        ([], [False]),
+        ([attempt("oom", True)], [True]),
+        ([attempt("crashed", True)], [True]),
+        ([attempt("killed", True)], [True]),
+        ([attempt("nan", True)], []),
+        ([attempt("oom", False)], []),
+        ([attempt("crashed", True), attempt("crashed", False)], []),
+        ([attempt("oom", True), attempt("ok", True)], []),
+        ([attempt("killed", False)], [False]),
+        ([attempt("infra_error", False)], [False]),
     ):
         found = {spec.run_id: attempts for spec in toy("quick")}
         monkeypatch.setattr(store, "attempts", lambda name, ids, found=found: found)
-        assert len(runs._paper_specs(this, "ch90.linear")) == left
+        assert [failed for _, failed in runs._paper_specs(this, "ch90.linear")] == left, attempts
+
+
+def test_what_failed_beside_others_runs_last_and_alone(toy, store, monkeypatch):
+    (earlier,), others = toy("memory"), toy("raise", "slow")
+    found = [(earlier, True), *fresh(others)]
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: found)
+    monkeypatch.setattr(runs, "workers", lambda: 2)
+    this, _ = this_run(store)
+    assert runs.paper(this, 1e6) == 0
+    seen = [(r.variant, r.attempt, r.placement.contended) for r in this.records]
+    assert sorted(seen[:2]) == [("raise", 1, True), ("slow", 1, True)]
+    assert seen[2:] == [("memory", 1, False), ("raise", 2, False)]
+
+
+def test_runs_end_where_cuda_fails_from_the_first(toy, store, monkeypatch):
+    def broken(self, specs, listen):
+        for spec in specs:
+            detail = f"AcceleratorError: CUDA error: unknown error ({spec.variant}.py:1)"
+            yield SimpleNamespace(
+                run_id=spec.run_id,
+                status="crashed" if spec.variant != "quick" else "ok",
+                status_detail=detail,
+                placement=SimpleNamespace(contended=True),
+            )
+
+    monkeypatch.setattr("suite.local.Campaign.each", broken)
+    this, _ = this_run(store)
+    monkeypatch.setattr(
+        runs, "_paper_specs", lambda this, name: fresh(toy("raise", "kill", "exit", "slow"))
+    )
+    with pytest.raises(RuntimeError, match="first 3 runs failed alike: AcceleratorError"):
+        runs.paper(this, 1e6)
+    assert len(this.records) == 3
+    monkeypatch.setattr(
+        runs, "_paper_specs", lambda this, name: fresh(toy("raise", "quick", "kill", "exit"))
+    )
+    again, _ = this_run(store)
+    assert runs.paper(again, 1e6) == 3, "one that ended says that CUDA works"
+
+
+class Slow:
+    """A campaign that takes a minute to look around before its first run."""
+
+    def each(self, specs, listen):
+        for _ in range(600):
+            time.sleep(0.1)
+        yield pytest.fail("it went on")
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.0, -5.0])
+def test_time_is_over_also_before_the_first_run(store, seconds):
+    deadline, before = time.monotonic() + seconds, signal.getsignal(signal.SIGTERM)
+    this, _ = this_run(store, seconds=deadline, clock=time.monotonic)
+    runs._run_until(this, deadline, Slow(), ["a run"], pytest.fail)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_that_is_stopped_by_another_is_not_out_of_time(store, monkeypatch):
+    def asked(seconds):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    this, _ = this_run(store)
+    monkeypatch.setattr(time, "sleep", asked)
+    with pytest.raises(KeyboardInterrupt):
+        runs._run_until(this, 1e4, Slow(), ["a run"], pytest.fail)
+
+
+def test_no_run_begins_when_the_time_went_into_mps(toy, store, monkeypatch):
+    clock = Clock()
+
+    @contextmanager
+    def slow(this):
+        clock.at = 1e4
+        yield
+
+    monkeypatch.setattr(mps, "shared", slow)
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("quick")))
+    this, _ = this_run(store, seconds=1e4, clock=clock)
+    assert runs.paper(this, 1e4) == 1
+    assert this.records == []
 
 
 # Says what it was asked, and is no daemon.
