@@ -52,11 +52,14 @@ def smoke(this: Run, deadline: float) -> int:
 
     with tempfile.TemporaryDirectory() as place:
         campaign = local.Campaign(Store(place), jobs=workers(), timeout_s=2 * GRACE_S)
-        _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
-    left = len(names) - len(outcomes)
-    check = Check(name="smoke runs", outcomes=outcomes, left=left, output=checks.joined(why))
-    failed = checks.put(this, "gpu_smoke", check, this.now() - begin)
-    this.say(f"smoke: {len(outcomes)} run, {failed} failed in all")
+        try:
+            _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
+        finally:
+            left = len(names) - len(outcomes)
+            output = checks.joined(why)
+            check = Check(name="smoke runs", outcomes=outcomes, left=left, output=output)
+            failed = checks.put(this, "gpu_smoke", check, this.now() - begin)
+            this.say(f"smoke: {len(outcomes)} run, {failed} failed in all")
     return left
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
 from suite import bench
 from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
-from suite.store import Store
+from suite.store import Store, StoreError
 
 ROOT = Path(__file__).parent.parent.parent
 GPU = "NVIDIA H200"
@@ -93,10 +94,54 @@ def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
         part("b", 1, log, takes=50, clock=clock, left=3),
         part("c", 2, log),
     ]
-    _, left = stage.run(store, stages, minutes=2, now=clock, say=lambda line: None)
+    _, left, failed = stage.run(store, stages, minutes=2, now=clock, say=lambda line: None)
     # A quarter of 120 s; a third of the 110 s that are left; all the rest.
     assert log == [("a", pytest.approx(30)), ("b", pytest.approx(10 + 110 / 3)), ("c", 120)]
     assert left == {"a": 0, "b": 3, "c": 0}
+    assert failed == []
+
+
+def test_a_stage_that_fails_ends_alone(store, monkeypatch, capsys):
+    def fail(this, deadline):
+        this.records.append(SimpleNamespace(status="ok"))
+        raise RuntimeError("planted")
+
+    log, lines = [], []
+    stages = [stage.Stage("a", "a", 1, fail), part("b", 1, log)]
+    records, left, failed = stage.run(store, stages, 1, now=Clock(), say=lines.append)
+    assert [name for name, _ in log] == ["b"]
+    assert (left, failed, len(records)) == ({"a": 1, "b": 0}, ["a"], 1)
+    assert "a: failed, RuntimeError: planted" in lines
+    assert f"a: 1 left, 1 new records in {store.uri}" in lines
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr(command, "check_machine", lambda: None)
+    monkeypatch.setattr(command, "stages", lambda: stages)
+    assert command.command(1, store.uri, ()) == 4
+
+
+def test_without_a_store_no_stage_follows(store):
+    def fail(this, deadline):
+        raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError, match="disk is full"):
+        stage.run(store, [stage.Stage("a", "a", 1, fail), part("b", 1, None)], 1)
+
+
+def test_what_a_stage_held_of_the_gpu_is_free_for_the_next(store, monkeypatch):
+    class Tensor:
+        def __init__(self):
+            self.itself = self
+            held.add(self)
+
+    def hold(this, deadline):
+        Tensor()
+        return 0
+
+    held, freed = weakref.WeakSet(), []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(len(held)))
+    stage.run(store, [stage.Stage("a", "a", 1, hold)], 1, say=lambda line: None)
+    assert freed == [0]
 
 
 def test_all_stages_are_there_in_their_order():
@@ -731,6 +776,23 @@ def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
     again, _ = this_run(store)
     assert runs.smoke(again, 1e6) == 0
     assert [*again.records[0].check.outcomes.values()] == ["passed"]
+
+
+def test_what_has_run_is_known_though_the_rest_failed(machine, store, toy, monkeypatch):
+    outcome, seen = runs._outcome, []
+
+    def and_fail(record):
+        seen.append(record)
+        return outcome(record) if len(seen) < 2 else operator.truediv(1, 0)
+
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick", "slow", "nan"))
+    monkeypatch.setattr(runs, "_outcome", and_fail)
+    monkeypatch.setattr("suite.local.GRACE_S", 0.2)
+    this, _ = this_run(store)
+    with pytest.raises(ZeroDivisionError):
+        runs.smoke(this, 1e6)
+    (record,) = this.records
+    assert (len(record.check.outcomes), record.check.left) == (1, 2)
 
 
 def test_a_package_that_is_missing_is_no_failure_of_a_run():
