@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 # Runs at a time on one GPU: their memory adds up.
 AT_ONCE = 8
+# In less, most runs would come to nothing but their start and the end of their processes.
+LEAST_S = 180.0
+# A run is stopped at a yield only, and killed where that takes longer than its grace.
+SAVE_EVERY_S = 20.0
 # So many runs that fail by CUDA before any other ends: it is not they that are broken.
 FIRST = 3
 
@@ -91,6 +95,9 @@ def paper(this: Run, deadline: float) -> int:
             (alone if failed else specs).append(spec)
     specs.sort(key=_waits, reverse=True)
     known = {spec.run_id: spec for spec in specs + alone}
+    if known and this.seconds(deadline) < LEAST_S and not this.named:
+        this.say(f"  in less than {LEAST_S:g} s none is begun, unless by --only paper")
+        return len(known)
     left, open_, by_cuda = len(known), dict[str, Any](), list[bool]()
 
     def ended(record: "Record") -> None:
@@ -115,6 +122,7 @@ def paper(this: Run, deadline: float) -> int:
         this.store,
         jobs=min(AT_ONCE, workers()),
         figures=importlib.util.find_spec("matplotlib") is not None,
+        save_every_s=SAVE_EVERY_S,
         campaign_id="gpu",
     )
     if specs and not this.until(deadline)():

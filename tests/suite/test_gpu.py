@@ -466,6 +466,32 @@ def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monke
     assert any("hang" in line and "goes on at the next call" in line for line in lines)
 
 
+def test_little_time_is_no_time_for_runs_at_full_size_unless_they_are_asked_for(
+    toy, store, monkeypatch
+):
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("quick")))
+    this, lines = this_run(store)
+    assert runs.paper(this, 170.0) == 1
+    assert this.records == []
+    assert "unless by --only paper" in lines[-1]
+    this.named = True
+    assert runs.paper(this, 170.0) == 0
+
+
+def test_stages_know_whether_they_were_named(store, monkeypatch):
+    seen = []
+
+    def look(this, deadline):
+        seen.append(this.named)
+        return 0
+
+    monkeypatch.setattr(command, "check_machine", lambda: None)
+    monkeypatch.setattr(command, "stages", lambda: [stage.Stage("paper", "", 1.0, look)])
+    for only in ([], ["paper"]):
+        command.command(1, store.uri, only)
+    assert seen == [False, True]
+
+
 def test_what_failed_beside_others_is_not_settled(toy, store, monkeypatch):
     def attempt(status, contended):
         return SimpleNamespace(status=status, placement=SimpleNamespace(contended=contended))
@@ -817,7 +843,7 @@ def test_a_machine_without_a_gpu_is_told_what_it_lacks():
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("minutes", [0, -1, 9.5, float("nan")])
+@pytest.mark.parametrize("minutes", [0, -1, 8.6, float("nan")])
 def test_a_budget_out_of_range_is_an_error(minutes):
     with pytest.raises(ValueError, match="--budget-minutes"):
         command.command(minutes, "anywhere", ())
