@@ -55,7 +55,9 @@ def smoke(this: Run, deadline: float) -> int:
             this.say(f"  {name}: {why[name]}")
 
     with tempfile.TemporaryDirectory() as place:
-        campaign = local.Campaign(Store(place), jobs=workers(), timeout_s=2 * GRACE_S)
+        campaign = local.Campaign(
+            Store(place), jobs=workers(), timeout_s=2 * GRACE_S, figures=_can_draw()
+        )
         try:
             _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
         finally:
@@ -121,7 +123,7 @@ def paper(this: Run, deadline: float) -> int:
     campaign = local.Campaign(
         this.store,
         jobs=min(AT_ONCE, workers()),
-        figures=importlib.util.find_spec("matplotlib") is not None,
+        figures=_can_draw(),
         save_every_s=SAVE_EVERY_S,
         campaign_id="gpu",
     )
@@ -154,6 +156,10 @@ def _run_until(
     except KeyboardInterrupt:
         if not stop():
             raise
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _waits(spec: Any) -> bool:

@@ -821,6 +821,23 @@ def test_what_has_run_is_known_though_the_rest_failed(machine, store, toy, monke
     assert (len(record.check.outcomes), record.check.left) == (1, 2)
 
 
+def test_without_matplotlib_variants_are_started_without_their_figures(
+    machine, store, toy, monkeypatch
+):
+    seen = []
+
+    def each(self, specs, listen):
+        seen.append(self.figures)
+        yield from ()
+
+    monkeypatch.setattr("suite.local.Campaign.each", each)
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick"))
+    for _ in range(2):
+        runs.smoke(this_run(store)[0], 1e6)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert seen == [True, False]
+
+
 def test_a_package_that_is_missing_is_no_failure_of_a_run():
     def ended(status, detail=""):
         return runs._outcome(SimpleNamespace(status=status, status_detail=detail))
