@@ -543,10 +543,20 @@ def _failure(error: Exception) -> tuple[str, str]:
         return "nan", str(error)
     if isinstance(error, data.DataMissing | data.DataCorrupt | ConnectionError):
         return "infra_error", str(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+    if _lacks_memory(error):
         return "oom", text
     where = traceback.extract_tb(error.__traceback__)[-1]
     return "crashed", f"{text} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error says that there is too little memory, as each library words it."""
+    text = str(error)
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in text for w in words):
+        return True
+    # Leaving a capture that ran out of memory raises again, and says nothing of memory.
+    return error is not None and "capture" in text and _lacks_memory(error.__context__)
 
 
 def _snapshot_name(spec: Spec) -> str:

@@ -140,7 +140,7 @@ def doctor(store: StoreURI = DEFAULT_STORE) -> int:
 
 @app.command("gpu")
 def gpu_(
-    budget_minutes: Annotated[float, typer.Option(help="Stop cleanly after that; at most 9.")] = 8,
+    budget_minutes: Annotated[float, typer.Option(help="Stop cleanly after it; at most 8.5.")] = 8,
     store: StoreURI = "results",
     only: Annotated[
         list[str] | None,

@@ -6,6 +6,7 @@ Nothing here writes: a folder in ``SUITE_DATA`` may be read-only.
 import hashlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from suite.data.entry import DataCorrupt, DataMissing, Entry, Layout, Pin, Place
 
 
 def cache() -> Path:
-    """The folder that downloads go to: ``fundamentals-suite`` in the user's cache folder."""
-    import pooch
+    """The folder that downloads go to: ``fundamentals-suite`` in the user's cache folder.
 
-    return Path(pooch.os_cache("fundamentals-suite"))
+    It is found as platformdirs finds it, which is not there on a machine that downloads nothing.
+    """
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    usual = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(named if os.path.isabs(named) else usual).expanduser() / "fundamentals-suite"
 
 
 def roots(entry: Entry) -> list[Path]:

@@ -1,19 +1,27 @@
 """A GPU that several processes use side by side, through NVIDIA's Multi-Process Service."""
 
 import contextlib
+import functools
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from suite.gpu.stage import Run
 
 TOOL = "nvidia-cuda-mps-control"
+# Where it is sought after the folders of PATH: a container gets the driver's tools there.
+PLACES = ("/usr/bin", "/usr/local/nvidia/bin")
 # Where the daemon of a whole machine listens.
 PUBLIC = Path("/tmp/nvidia-mps/control")
-ANSWER_S = 20.0
+# A daemon that has started may still have a server that fails whoever comes.
+PROBE = "import torch; torch.zeros(1, device='cuda').add_(1).item()"
+ANSWER_S, PROBE_S, END_S = 20.0, 25.0, 2.0
 
 
 @contextlib.contextmanager
@@ -27,29 +35,49 @@ def shared(this: Run) -> Iterator[None]:
         this.say("  the machine's own MPS shares the GPU")
         yield
         return
-    tool = shutil.which(TOOL)
+    tool = shutil.which(TOOL, path=os.pathsep.join([os.environ.get("PATH", ""), *PLACES]))
     if tool is None:
         this.say(f"  no {TOOL} on this machine: runs take turns on the GPU")
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="mps-") as place:
+    # A server that is being killed may still write there.
+    with tempfile.TemporaryDirectory(prefix="mps-", ignore_cleanup_errors=True) as place:
         variables = {"CUDA_MPS_PIPE_DIRECTORY": place, "CUDA_MPS_LOG_DIRECTORY": place}
-        if why := _ask([tool, "-d"], variables):
-            this.say(f"  MPS did not start ({why}): runs take turns on the GPU")
-            yield
-            return
-        os.environ.update(variables)
+        kill = functools.partial(_kill, Path(place))
+        this.at_exit.append(kill)
         try:
-            yield
+            if why := _start(tool, variables):
+                # Its server would only be in the way.
+                kill()
+                this.say(f"  MPS did not start ({why}): runs take turns on the GPU")
+                yield
+                return
+            os.environ.update(variables)
+            try:
+                yield
+            finally:
+                for name in variables:
+                    del os.environ[name]
+                if why := _ask([tool], variables, ANSWER_S, "quit\n"):
+                    this.say(f"  MPS did not stop ({why}): it is killed")
         finally:
-            for name in variables:
-                del os.environ[name]
-            if why := _ask([tool], variables, "quit\n"):
-                this.say(f"  MPS did not stop: {why}")
+            kill()
+            this.at_exit.remove(kill)
 
 
-def _ask(command: list[str], variables: dict[str, str], text: str = "") -> str:
-    """Run a command of the daemon; why it failed, or nothing."""
+def _start(tool: str, variables: dict[str, str]) -> str:
+    """Start a daemon and use the GPU through it; why that failed, or nothing."""
+    if why := _ask([tool, "-d"], variables, ANSWER_S):
+        return why
+    if why := _ask([sys.executable, "-c", PROBE], variables, PROBE_S):
+        logs = sorted(Path(variables["CUDA_MPS_LOG_DIRECTORY"]).glob("*.log"))
+        said = "\n".join(log.read_text(errors="replace")[-500:] for log in logs)
+        return f"nothing runs through it: {why[-500:]}\n{said}".strip()
+    return ""
+
+
+def _ask(command: list[str], variables: dict[str, str], seconds: float, text: str = "") -> str:
+    """Run a command with some variables; why it failed, or nothing."""
     try:
         # A file, since the daemon keeps what it inherits open, and a pipe would wait for it.
         with tempfile.TemporaryFile("w+") as output:
@@ -60,10 +88,41 @@ def _ask(command: list[str], variables: dict[str, str], text: str = "") -> str:
                 stderr=subprocess.STDOUT,
                 env=os.environ | variables,
                 text=True,
-                timeout=ANSWER_S,
+                timeout=seconds,
                 check=False,
             )
             output.seek(0)
             return "" if ended.returncode == 0 else output.read().strip() or str(ended.returncode)
     except subprocess.TimeoutExpired:
-        return f"no answer within {ANSWER_S:g} s"
+        return f"no answer within {seconds:g} s"
+
+
+def _kill(place: Path) -> None:
+    """End the daemon of a folder and its servers, should they still be there."""
+    try:
+        daemon = int((place / f"{TOOL}.pid").read_text())
+    except (OSError, ValueError):
+        return
+    found = {pid for pid, parent in _daemons().items() if daemon in (pid, parent)}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in found & _daemons().keys():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        until = time.monotonic() + END_S
+        while found & _daemons().keys() and time.monotonic() < until:
+            time.sleep(0.02)
+
+
+def _daemons() -> dict[int, int]:
+    """The processes of MPS on this machine that have not ended, each with its parent."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        # It may be gone by now.
+        with contextlib.suppress(OSError):
+            pid, _, rest = stat.read_text(errors="replace").partition(" (")
+            name, _, rest = rest.rpartition(") ")
+            state, parent, *_ = rest.split()
+            # Linux keeps the first 15 letters of a name, which the daemon and its servers share.
+            if name == TOOL[:15] and state != "Z":
+                found[int(pid)] = int(parent)
+    return found

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from suite.gpu import checks, mps
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 # Runs at a time on one GPU: their memory adds up.
 AT_ONCE = 8
+# In less, most runs would come to nothing but their start and the end of their processes.
+LEAST_S = 180.0
+# A run is stopped at a yield only, and killed where that takes longer than its grace.
+SAVE_EVERY_S = 20.0
+# So many runs that fail by CUDA before any other ends: it is not they that are broken.
+FIRST = 3
 
 
 def smoke(this: Run, deadline: float) -> int:
@@ -36,7 +43,7 @@ def smoke(this: Run, deadline: float) -> int:
     outcomes = {name: outcome for name, outcome in earlier.items() if name in names}
     todo = {s.run_id: name for name, s in names.items() if name not in outcomes}
     begin = this.now()
-    if not todo or this.seconds(deadline) <= 1:
+    if not todo or this.until(deadline)():
         return len(todo)
     why = dict[str, str]()
 
@@ -48,12 +55,17 @@ def smoke(this: Run, deadline: float) -> int:
             this.say(f"  {name}: {why[name]}")
 
     with tempfile.TemporaryDirectory() as place:
-        campaign = local.Campaign(Store(place), jobs=workers(), timeout_s=2 * GRACE_S)
-        _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
-    left = len(names) - len(outcomes)
-    check = Check(name="smoke runs", outcomes=outcomes, left=left, output=checks.joined(why))
-    failed = checks.put(this, "gpu_smoke", check, this.now() - begin)
-    this.say(f"smoke: {len(outcomes)} run, {failed} failed in all")
+        campaign = local.Campaign(
+            Store(place), jobs=workers(), timeout_s=2 * GRACE_S, figures=_can_draw()
+        )
+        try:
+            _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)
+        finally:
+            left = len(names) - len(outcomes)
+            output = checks.joined(why)
+            check = Check(name="smoke runs", outcomes=outcomes, left=left, output=output)
+            failed = checks.put(this, "gpu_smoke", check, this.now() - begin)
+            this.say(f"smoke: {len(outcomes)} run, {failed} failed in all")
     return left
 
 
@@ -68,24 +80,41 @@ def paper(this: Run, deadline: float) -> int:
     """Run tasks at the paper's size, several at a time, from their snapshots.
 
     The processor cannot keep a GPU busy with one net of this book: what a run takes grows little
-    when others run beside it. Their records say that they had neighbours.
+    when others run beside it. Their records say that they had neighbours. What fails beside others
+    is run again after all of them, alone: it may have lacked nothing but room.
 
     Returns:
         How many runs have not come to their end.
+
+    Raises:
+        RuntimeError: the first runs all failed by CUDA, as all others would.
     """
     from suite import local
 
-    specs = [spec for name in this.tasks for spec in _paper_specs(this, name)]
+    specs, alone = list[Any](), list[Any]()
+    for name in this.tasks:
+        for spec, failed in _paper_specs(this, name):
+            (alone if failed else specs).append(spec)
     specs.sort(key=_waits, reverse=True)
-    if not specs or this.seconds(deadline) <= 1:
-        return len(specs)
-    left, open_ = len(specs), dict[str, Any]()
+    known = {spec.run_id: spec for spec in specs + alone}
+    if known and this.seconds(deadline) < LEAST_S and not this.named:
+        this.say(f"  in less than {LEAST_S:g} s none is begun, unless by --only paper")
+        return len(known)
+    left, open_, by_cuda = len(known), dict[str, Any](), list[bool]()
 
     def ended(record: "Record") -> None:
         nonlocal left
-        left -= 1
+        spec = known[record.run_id]
+        open_.pop(record.run_id, None)
         this.records.append(record)
-        this.say(f"  {open_.pop(record.run_id, record.task.id)}: {record.status}")
+        by_cuda.append(_failed_by_cuda(record))
+        if _settles(record):
+            left -= 1
+        elif record.placement.contended:
+            alone.append(spec)
+        this.say(f"  {spec}: {record.status}")
+        if by_cuda == [True] * FIRST:
+            raise RuntimeError(f"the first {FIRST} runs failed alike: {record.status_detail}")
 
     def listen(event: str, spec: Any, content: Any) -> None:
         if event == "started":
@@ -94,11 +123,14 @@ def paper(this: Run, deadline: float) -> int:
     campaign = local.Campaign(
         this.store,
         jobs=min(AT_ONCE, workers()),
-        figures=importlib.util.find_spec("matplotlib") is not None,
+        figures=_can_draw(),
+        save_every_s=SAVE_EVERY_S,
         campaign_id="gpu",
     )
-    with mps.shared(this):
-        _run_until(this, deadline, campaign, specs, ended, listen)
+    if specs and not this.until(deadline)():
+        with mps.shared(this):
+            _run_until(this, deadline, campaign, specs, ended, listen)
+    _run_until(this, deadline, replace(campaign, jobs=1), alone.copy(), ended, listen)
     for spec in open_.values():
         this.say(f"  {spec}: goes on at the next call")
     return left
@@ -114,14 +146,20 @@ def _run_until(
 ) -> None:
     """Call ``ended`` with the record of each spec, until a deadline."""
     stop = this.until(deadline)
-    with _stopped_after(this.seconds(deadline)):
-        try:
+    if stop():
+        return
+    try:
+        with _stopped_after(this.seconds(deadline)):
             with contextlib.closing(campaign.each(specs, listen)) as records:
                 for record in records:
                     ended(record)
-        except KeyboardInterrupt:
-            if not stop():
-                raise
+    except KeyboardInterrupt:
+        if not stop():
+            raise
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def _waits(spec: Any) -> bool:
@@ -131,8 +169,17 @@ def _waits(spec: Any) -> bool:
     return spec.variant in task.find(spec.task).gpu_first
 
 
-def _paper_specs(this: Run, name: str) -> list[Any]:
-    """The runs of a task that are judged and have not ended; none where something is missing."""
+def _failed_by_cuda(record: "Record") -> bool:
+    return record.status == "crashed" and any(
+        library in record.status_detail for library in ("CUDA", "CUBLAS", "CUDNN")
+    )
+
+
+def _paper_specs(this: Run, name: str) -> list[tuple[Any, bool]]:
+    """The runs of a task that are judged and have not ended; none where something is missing.
+
+    With each: whether it has failed beside others.
+    """
     from suite import data
 
     specs = _planned(this, name, profile="paper", seeds=range(3), judged_only=True)
@@ -144,12 +191,15 @@ def _paper_specs(this: Run, name: str) -> list[Any]:
     if missing:
         this.say(f"  {name}: data not on this machine: {', '.join(missing)}")
         return []
-    return specs
+    return [(s, any(r.placement.contended for r in tried.get(s.run_id, []))) for s in specs]
 
 
 def _settles(record: "Record") -> bool:
-    """Whether an attempt is the last at its run: one that lacked memory beside others is not."""
-    return not (record.status == "oom" and record.placement.contended)
+    """Whether an attempt is the last at its run: its end, or a failure of its own while alone."""
+    from suite.record import FINISHED
+
+    own = record.status in ("crashed", "oom", "timeout") and not record.placement.contended
+    return own or record.status in FINISHED
 
 
 def _planned(this: Run, name: str, **options: Any) -> list[Any]:
@@ -165,14 +215,21 @@ def _planned(this: Run, name: str, **options: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _stopped_after(seconds: float) -> Iterator[None]:
-    """Send this process a SIGTERM, which what is run within takes as a stop, after some time."""
+    """Send this process a SIGTERM after some time, which raises KeyboardInterrupt inside."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
-    # The signal may come when the run has just ended, and must not end this process then.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    timer.start()
+    # A campaign takes the signal itself once its runs have begun, but not before.
+    before = signal.signal(signal.SIGTERM, stop)
     try:
+        timer.start()
         yield
     finally:
+        # The signal may come when all has just ended, and must not end this process then.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         timer.cancel()
+        timer.join()
         signal.signal(signal.SIGTERM, before)

@@ -1,9 +1,11 @@
 """Stages: each does what the store lacks until its share of the time is spent."""
 
 import contextlib
+import gc
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,9 @@ class Run:
         device: where kernels and tasks run.
         tasks: the ids of those that are run.
         records: what was measured.
+        named: whether the stages were asked for by name.
         busy: what is under way: named, should it hang.
+        at_exit: what else ends what this process has started, should it be stopped.
     """
 
     store: "Store"
@@ -41,7 +45,9 @@ class Run:
     device: str = "cuda"
     tasks: Sequence[str] = ()
     records: "list[Record]" = field(default_factory=list)
+    named: bool = False
     busy: "Session | None" = None
+    at_exit: list[Callable[[], None]] = field(default_factory=list)
 
     def until(self, deadline: float) -> Callable[[], bool]:
         """Whether the time of a stage is over."""
@@ -76,8 +82,11 @@ def run(
     now: Callable[[], float] = time.monotonic,
     say: Callable[[str], None] = print,
     tasks: Sequence[str] = (),
-) -> tuple["list[Record]", dict[str, int]]:
+    named: bool = False,
+) -> tuple["list[Record]", dict[str, int], list[str]]:
     """Run stages in order, each with its share of what is left of the time.
+
+    A stage that fails ends alone, for the next call may be far away.
 
     Args:
         store: where records go.
@@ -86,21 +95,49 @@ def run(
         now: the clock.
         say: prints a line.
         tasks: the ids of those that are run.
+        named: whether these stages were asked for by name.
 
     Returns:
-        The new records, and for each stage how much is left.
+        The new records, for each stage how much is left, at least 1 where it failed, and which did.
+
+    Raises:
+        StoreError: the store cannot be written, so that all later work would be lost.
     """
+    from suite.store import StoreError
+
     begin = now()
-    this = Run(store, begin + 60 * minutes, now, say, tasks=tasks)
-    left: dict[str, int] = {}
+    this = Run(store, begin + 60 * minutes, now, say, tasks=tasks, named=named)
+    left, failed = dict[str, int](), list[str]()
     with _watched(this, 60 * minutes + GRACE_S):
         for i, stage in enumerate(stages):
             shares = sum(s.share for s in stages[i:])
             mine = (this.deadline - now()) * stage.share / shares
             say(f"{stage.name}: {stage.about} (at most {max(0.0, mine):.0f} s)")
-            left[stage.name] = stage.run(this, now() + mine)
-            say(f"{stage.name}: " + (f"{left[stage.name]} left" if left[stage.name] else "done"))
-    return this.records, left
+            known = len(this.records)
+            try:
+                left[stage.name] = stage.run(this, now() + mine)
+            except StoreError:
+                raise
+            except Exception as error:
+                traceback.print_exc()
+                left[stage.name] = 1
+                failed.append(stage.name)
+                say(f"{stage.name}: failed, {type(error).__name__}: {error}")
+            _free_memory()
+            rest = f"{left[stage.name]} left" if left[stage.name] else "done"
+            say(f"{stage.name}: {rest}, {len(this.records) - known} new records in {store.uri}")
+    return this.records, left, failed
+
+
+def _free_memory() -> None:
+    """Give the GPU's memory that a stage no longer needs to the processes of the next."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        # Not possible after an error that took the GPU from this process.
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager
@@ -108,11 +145,15 @@ def _watched(this: Run, limit_s: float) -> Iterator[None]:
     """End the process when it hangs: a kernel whose programs wait for ever cannot be stopped."""
 
     def end() -> None:
-        hung = str(this.busy or "what was under way")
-        this.say(f"{hung} did not end; the process is stopped, and it is not tried again")
-        if this.busy:
-            _record_hang(this, this.busy)
-        os._exit(INFRASTRUCTURE)
+        try:
+            hung = str(this.busy or "what was under way")
+            this.say(f"{hung} did not end; the process is stopped, and it is not tried again")
+            for finish in this.at_exit:
+                finish()
+            if this.busy:
+                _record_hang(this, this.busy)
+        finally:
+            os._exit(INFRASTRUCTURE)
 
     timer = threading.Timer(limit_s, end)
     timer.daemon = True

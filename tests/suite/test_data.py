@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pooch
 import pytest
 import torch
 from PIL import Image
@@ -190,6 +191,16 @@ def test_look_up_order(
     assert data.where("mnist") == second / "mnist/MNIST/raw", "an incomplete copy is passed over"
     write(first / "MNIST/raw", tiny.files)
     assert data.where("mnist") == first / "MNIST/raw"
+
+
+@pytest.mark.parametrize("named", [None, "", "/elsewhere"])
+def test_the_cache_is_where_platformdirs_has_it(
+    monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if named is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+    assert locate.cache() == Path(pooch.os_cache("fundamentals-suite"))
 
 
 def test_read_only_folder_is_never_written(

@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import threading
+import time
+import weakref
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +26,7 @@ from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
 from suite import bench
 from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
-from suite.store import Store
+from suite.store import Store, StoreError
 
 ROOT = Path(__file__).parent.parent.parent
 GPU = "NVIDIA H200"
@@ -91,10 +94,54 @@ def test_stages_run_in_order_and_leave_their_time_to_later_ones(store):
         part("b", 1, log, takes=50, clock=clock, left=3),
         part("c", 2, log),
     ]
-    _, left = stage.run(store, stages, minutes=2, now=clock, say=lambda line: None)
+    _, left, failed = stage.run(store, stages, minutes=2, now=clock, say=lambda line: None)
     # A quarter of 120 s; a third of the 110 s that are left; all the rest.
     assert log == [("a", pytest.approx(30)), ("b", pytest.approx(10 + 110 / 3)), ("c", 120)]
     assert left == {"a": 0, "b": 3, "c": 0}
+    assert failed == []
+
+
+def test_a_stage_that_fails_ends_alone(store, monkeypatch, capsys):
+    def fail(this, deadline):
+        this.records.append(SimpleNamespace(status="ok"))
+        raise RuntimeError("planted")
+
+    log, lines = [], []
+    stages = [stage.Stage("a", "a", 1, fail), part("b", 1, log)]
+    records, left, failed = stage.run(store, stages, 1, now=Clock(), say=lines.append)
+    assert [name for name, _ in log] == ["b"]
+    assert (left, failed, len(records)) == ({"a": 1, "b": 0}, ["a"], 1)
+    assert "a: failed, RuntimeError: planted" in lines
+    assert f"a: 1 left, 1 new records in {store.uri}" in lines
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr(command, "check_machine", lambda: None)
+    monkeypatch.setattr(command, "stages", lambda: stages)
+    assert command.command(1, store.uri, ()) == 4
+
+
+def test_without_a_store_no_stage_follows(store):
+    def fail(this, deadline):
+        raise StoreError("the disk is full")
+
+    with pytest.raises(StoreError, match="disk is full"):
+        stage.run(store, [stage.Stage("a", "a", 1, fail), part("b", 1, None)], 1)
+
+
+def test_what_a_stage_held_of_the_gpu_is_free_for_the_next(store, monkeypatch):
+    class Tensor:
+        def __init__(self):
+            self.itself = self
+            held.add(self)
+
+    def hold(this, deadline):
+        Tensor()
+        return 0
+
+    held, freed = weakref.WeakSet(), []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(len(held)))
+    stage.run(store, [stage.Stage("a", "a", 1, hold)], 1, say=lambda line: None)
+    assert freed == [0]
 
 
 def test_all_stages_are_there_in_their_order():
@@ -375,6 +422,11 @@ def test_a_hang_is_recorded_and_not_tried_again(machine, store):
     assert bench.unsettled([session], store) == []
 
 
+def fresh(specs):
+    """Runs that have not been tried yet."""
+    return [(spec, False) for spec in specs]
+
+
 def time_is_over_at(word, this, lines, clock):
     """Have the time of a stage end when it says a line with a word."""
 
@@ -390,7 +442,7 @@ def time_is_over_at(word, this, lines, clock):
 def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
     clock, specs = Clock(), toy("quick", "hang", "slow")
     monkeypatch.setattr(runs, "_waits", lambda spec: spec.variant == "slow")
-    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: specs)
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(specs))
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     this, lines = this_run(store, seconds=1e4, clock=clock)
 
@@ -401,7 +453,7 @@ def test_paper_runs_end_or_go_on_at_the_next_call(store, toy, monkeypatch):
 
 
 def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monkeypatch):
-    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: toy("hang", "slow"))
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("hang", "slow")))
     monkeypatch.setattr(runs, "workers", lambda: 2)
     monkeypatch.setattr("suite.local.GRACE_S", 0.2)
     clock = Clock()
@@ -414,22 +466,133 @@ def test_paper_runs_are_side_by_side_and_what_is_open_is_named(store, toy, monke
     assert any("hang" in line and "goes on at the next call" in line for line in lines)
 
 
-def test_what_lacked_memory_beside_others_is_run_again(toy, store, monkeypatch):
+def test_little_time_is_no_time_for_runs_at_full_size_unless_they_are_asked_for(
+    toy, store, monkeypatch
+):
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("quick")))
+    this, lines = this_run(store)
+    assert runs.paper(this, 170.0) == 1
+    assert this.records == []
+    assert "unless by --only paper" in lines[-1]
+    this.named = True
+    assert runs.paper(this, 170.0) == 0
+
+
+def test_stages_know_whether_they_were_named(store, monkeypatch):
+    seen = []
+
+    def look(this, deadline):
+        seen.append(this.named)
+        return 0
+
+    monkeypatch.setattr(command, "check_machine", lambda: None)
+    monkeypatch.setattr(command, "stages", lambda: [stage.Stage("paper", "", 1.0, look)])
+    for only in ([], ["paper"]):
+        command.command(1, store.uri, only)
+    assert seen == [False, True]
+
+
+def test_what_failed_beside_others_is_not_settled(toy, store, monkeypatch):
     def attempt(status, contended):
         return SimpleNamespace(status=status, placement=SimpleNamespace(contended=contended))
 
     monkeypatch.setattr(runs, "_planned", lambda this, name, **options: toy("quick"))
     this, _ = this_run(store)
     for attempts, left in (
-        ([], 1),
-        ([attempt("oom", True)], 1),
-        ([attempt("oom", False)], 0),
-        ([attempt("oom", True), attempt("ok", True)], 0),
-        ([attempt("crashed", True)], 0),
+        ([], [False]),
+        ([attempt("oom", True)], [True]),
+        ([attempt("crashed", True)], [True]),
+        ([attempt("killed", True)], [True]),
+        ([attempt("nan", True)], []),
+        ([attempt("oom", False)], []),
+        ([attempt("crashed", True), attempt("crashed", False)], []),
+        ([attempt("oom", True), attempt("ok", True)], []),
+        ([attempt("killed", False)], [False]),
+        ([attempt("infra_error", False)], [False]),
     ):
         found = {spec.run_id: attempts for spec in toy("quick")}
         monkeypatch.setattr(store, "attempts", lambda name, ids, found=found: found)
-        assert len(runs._paper_specs(this, "ch90.linear")) == left
+        assert [failed for _, failed in runs._paper_specs(this, "ch90.linear")] == left, attempts
+
+
+def test_what_failed_beside_others_runs_last_and_alone(toy, store, monkeypatch):
+    (earlier,), others = toy("memory"), toy("raise", "slow")
+    found = [(earlier, True), *fresh(others)]
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: found)
+    monkeypatch.setattr(runs, "workers", lambda: 2)
+    this, _ = this_run(store)
+    assert runs.paper(this, 1e6) == 0
+    seen = [(r.variant, r.attempt, r.placement.contended) for r in this.records]
+    assert sorted(seen[:2]) == [("raise", 1, True), ("slow", 1, True)]
+    assert seen[2:] == [("memory", 1, False), ("raise", 2, False)]
+
+
+def test_runs_end_where_cuda_fails_from_the_first(toy, store, monkeypatch):
+    def broken(self, specs, listen):
+        for spec in specs:
+            detail = f"AcceleratorError: CUDA error: unknown error ({spec.variant}.py:1)"
+            yield SimpleNamespace(
+                run_id=spec.run_id,
+                status="crashed" if spec.variant != "quick" else "ok",
+                status_detail=detail,
+                placement=SimpleNamespace(contended=True),
+            )
+
+    monkeypatch.setattr("suite.local.Campaign.each", broken)
+    this, _ = this_run(store)
+    monkeypatch.setattr(
+        runs, "_paper_specs", lambda this, name: fresh(toy("raise", "kill", "exit", "slow"))
+    )
+    with pytest.raises(RuntimeError, match="first 3 runs failed alike: AcceleratorError"):
+        runs.paper(this, 1e6)
+    assert len(this.records) == 3
+    monkeypatch.setattr(
+        runs, "_paper_specs", lambda this, name: fresh(toy("raise", "quick", "kill", "exit"))
+    )
+    again, _ = this_run(store)
+    assert runs.paper(again, 1e6) == 3, "one that ended says that CUDA works"
+
+
+class Slow:
+    """A campaign that takes a minute to look around before its first run."""
+
+    def each(self, specs, listen):
+        for _ in range(600):
+            time.sleep(0.1)
+        yield pytest.fail("it went on")
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.0, -5.0])
+def test_time_is_over_also_before_the_first_run(store, seconds):
+    deadline, before = time.monotonic() + seconds, signal.getsignal(signal.SIGTERM)
+    this, _ = this_run(store, seconds=deadline, clock=time.monotonic)
+    runs._run_until(this, deadline, Slow(), ["a run"], pytest.fail)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_that_is_stopped_by_another_is_not_out_of_time(store, monkeypatch):
+    def asked(seconds):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    this, _ = this_run(store)
+    monkeypatch.setattr(time, "sleep", asked)
+    with pytest.raises(KeyboardInterrupt):
+        runs._run_until(this, 1e4, Slow(), ["a run"], pytest.fail)
+
+
+def test_no_run_begins_when_the_time_went_into_mps(toy, store, monkeypatch):
+    clock = Clock()
+
+    @contextmanager
+    def slow(this):
+        clock.at = 1e4
+        yield
+
+    monkeypatch.setattr(mps, "shared", slow)
+    monkeypatch.setattr(runs, "_paper_specs", lambda this, name: fresh(toy("quick")))
+    this, _ = this_run(store, seconds=1e4, clock=clock)
+    assert runs.paper(this, 1e4) == 1
+    assert this.records == []
 
 
 # Says what it was asked, and is no daemon.
@@ -444,6 +607,7 @@ def daemon(tmp_path, monkeypatch):
     """Put a tool on the path that stands in for NVIDIA's; gives what it was asked."""
     monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
     monkeypatch.setattr(mps, "PUBLIC", tmp_path / "no socket")
+    monkeypatch.setattr(mps, "PROBE", "pass")
     log, folder = tmp_path / "asked", tmp_path / "bin"
     log.touch()
 
@@ -473,7 +637,7 @@ def test_a_daemon_of_the_stages_own_shares_the_gpu(daemon, store):
 def test_without_a_daemon_runs_take_turns_and_it_is_said(daemon, store, monkeypatch):
     this, lines = this_run(store)
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "which", lambda name: None)
+        patched.setattr(shutil, "which", lambda name, path: None)
         with mps.shared(this):
             assert "no nvidia-cuda-mps-control on this machine" in lines[-1]
     daemon("echo no permission; exit 1")
@@ -484,6 +648,96 @@ def test_without_a_daemon_runs_take_turns_and_it_is_said(daemon, store, monkeypa
     daemon("exec sleep 60")
     with mps.shared(this):
         assert "no answer within 0.1 s" in lines[-1]
+
+
+def test_a_daemon_beside_the_path_is_found(daemon, store, tmp_path, monkeypatch):
+    log, path = daemon(), os.environ["PATH"]
+    monkeypatch.setenv("PATH", path.removeprefix(f"{tmp_path / 'bin'}:"))
+    monkeypatch.setattr(mps, "PLACES", (str(tmp_path / "bin"),))
+    this, lines = this_run(store)
+    with mps.shared(this):
+        assert log.read_text().startswith("-d")
+    assert lines == []
+
+
+def test_a_daemon_through_which_nothing_runs_is_done_without(daemon, store, monkeypatch):
+    daemon('echo "the server is broken" > "$CUDA_MPS_LOG_DIRECTORY/server.log"')
+    probe = "import os; raise SystemExit('error 805 ' + os.environ['CUDA_MPS_PIPE_DIRECTORY'])"
+    monkeypatch.setattr(mps, "PROBE", probe)
+    this, lines = this_run(store)
+    with mps.shared(this):
+        assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
+    (line,) = lines
+    assert "error 805 /" in line, "it was tried with the daemon's variables"
+    assert "the server is broken" in line
+    assert "runs take turns" in line
+
+
+# A daemon and its server, which end by SIGKILL only; and a tool that gets no answer from them.
+DEAF = """
+if [ "$1" = "-d" ]; then
+    (
+        trap '' TERM
+        (while :; do sleep 0.1; done) &
+        echo $! >> "$CUDA_MPS_PIPE_DIRECTORY/servers"
+        while :; do sleep 0.1; done
+    ) > /dev/null 2>&1 &
+    echo $! > "$CUDA_MPS_PIPE_DIRECTORY/nvidia-cuda-mps-control.pid"
+    until [ -s "$CUDA_MPS_PIPE_DIRECTORY/servers" ]; do sleep 0.1; done
+    exit 0
+fi
+exec sleep 60
+"""
+
+
+def alive(pids):
+    return sorted(pids & mps._daemons().keys())
+
+
+@pytest.fixture
+def deaf(daemon, monkeypatch):
+    """A daemon that does not answer; gives the ids of it and its server."""
+    monkeypatch.setattr(mps, "END_S", 0.2)
+    daemon(DEAF)
+
+    def pids():
+        place = Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
+        return {int((place / name).read_text()) for name in ("servers", f"{mps.TOOL}.pid")}
+
+    return pids
+
+
+def test_a_daemon_that_does_not_answer_is_killed_with_its_server(deaf, store, monkeypatch):
+    this, lines = this_run(store)
+    with mps.shared(this):
+        pids = deaf()
+        assert alive(pids) == sorted(pids)
+        monkeypatch.setattr(mps, "ANSWER_S", 0.1)
+    assert alive(pids) == []
+    assert "MPS did not stop (no answer within 0.1 s)" in lines[-1]
+    assert this.at_exit == []
+
+
+def test_a_process_that_hangs_leaves_no_daemon(deaf, store, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(stage.os, "_exit", lambda code: ended.set())
+    this, _ = this_run(store)
+    with mps.shared(this):
+        pids = deaf()
+        with stage._watched(this, 0.0):
+            assert ended.wait(60)
+            assert alive(pids) == []
+        monkeypatch.setattr(mps, "ANSWER_S", 0.1)
+
+
+def test_a_process_that_hangs_is_stopped_whatever_fails(store, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(stage.os, "_exit", lambda code: ended.set())
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    this, _ = this_run(store)
+    this.say = lambda line: operator.truediv(1, 0)
+    with stage._watched(this, 0.0):
+        assert ended.wait(60)
 
 
 def test_a_daemon_that_is_there_is_left_alone(daemon, store, monkeypatch):
@@ -550,6 +804,40 @@ def test_variants_that_found_no_time_are_left(machine, store, toy, monkeypatch):
     assert [*again.records[0].check.outcomes.values()] == ["passed"]
 
 
+def test_what_has_run_is_known_though_the_rest_failed(machine, store, toy, monkeypatch):
+    outcome, seen = runs._outcome, []
+
+    def and_fail(record):
+        seen.append(record)
+        return outcome(record) if len(seen) < 2 else operator.truediv(1, 0)
+
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick", "slow", "nan"))
+    monkeypatch.setattr(runs, "_outcome", and_fail)
+    monkeypatch.setattr("suite.local.GRACE_S", 0.2)
+    this, _ = this_run(store)
+    with pytest.raises(ZeroDivisionError):
+        runs.smoke(this, 1e6)
+    (record,) = this.records
+    assert (len(record.check.outcomes), record.check.left) == (1, 2)
+
+
+def test_without_matplotlib_variants_are_started_without_their_figures(
+    machine, store, toy, monkeypatch
+):
+    seen = []
+
+    def each(self, specs, listen):
+        seen.append(self.figures)
+        yield from ()
+
+    monkeypatch.setattr("suite.local.Campaign.each", each)
+    monkeypatch.setattr(runs, "_planned", lambda this, name, profile: toy("quick"))
+    for _ in range(2):
+        runs.smoke(this_run(store)[0], 1e6)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert seen == [True, False]
+
+
 def test_a_package_that_is_missing_is_no_failure_of_a_run():
     def ended(status, detail=""):
         return runs._outcome(SimpleNamespace(status=status, status_detail=detail))
@@ -572,19 +860,23 @@ def test_a_machine_without_a_gpu_is_told_what_it_lacks():
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("minutes", [0, -1, 9.5, float("nan")])
+@pytest.mark.parametrize("minutes", [0, -1, 8.6, float("nan")])
 def test_a_budget_out_of_range_is_an_error(minutes):
     with pytest.raises(ValueError, match="--budget-minutes"):
         command.command(minutes, "anywhere", ())
+
+
+ABSENT = (
+    *("typer", "rich", "ray", "gymnasium", "pandas", "matplotlib", "scipy", "sklearn"),
+    *("torchvision", "optuna", "pooch", "platformdirs", "PIL"),
+)
 
 
 def test_the_command_needs_few_packages():
     """What a bare machine lacks must not be imported on the way to the first stage."""
     code = (
         "import sys\n"
-        "absent = ('typer', 'rich', 'ray', 'gymnasium', 'pandas', 'matplotlib', 'scipy',"
-        " 'sklearn', 'torchvision', 'optuna')\n"
-        "for name in absent: sys.modules[name] = None\n"
+        f"for name in {ABSENT}: sys.modules[name] = None\n"
         "import suite.gpu.command, suite.bench, suite.local, suite.store\n"
         "import kernels.bench.tune, kernels.bench.timing\n"
         "from kernels.bench.workload import workloads\n"
@@ -596,6 +888,34 @@ def test_the_command_needs_few_packages():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.stdout.strip() == "1", done.stderr
+
+
+def test_data_that_were_carried_there_need_few_packages(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "values.npy").touch()
+    code = (
+        "import sys\n"
+        f"for name in {ABSENT}: sys.modules[name] = None\n"
+        "import numpy, torch\n"
+        "from suite import data, run\n"
+        "from suite.data.entry import Decoded, Entry, Layout, Pin\n"
+        "values = (numpy.zeros((1, 2), 'float32'), numpy.zeros(1, 'float32'))\n"
+        "def read(folder): return Decoded(values, values)\n"
+        "for name in ('there', 'nowhere'):\n"
+        "    layout = Layout((name,), (Pin('values.npy'),), read)\n"
+        "    data.CATALOGUE[name] = Entry(name, 'synthetic', 'none', (layout,), download=print)\n"
+        "print(data.where('nowhere'), data.where('there'))\n"
+        "print(run.Context(torch.device('cpu'), 0).data('there').n_items)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"SUITE_DATA": str(tmp_path)},
+    )
+    assert done.stdout.split() == ["None", str(tmp_path / "there"), "2"], done.stderr
 
 
 def test_the_barrier_compiles_for_a_gpu_that_is_not_there(tmp_path):

@@ -193,6 +193,36 @@ def test_what_goes_wrong_is_a_status(toy, variant, status, detail):
     assert len(record.train.curve["step"]) == (3 if variant == "nan" else 2)
 
 
+def ended_with(error, hidden=None):
+    """The status of a run that ended in an error, which hides another."""
+    error.__context__ = hidden
+    try:
+        raise error
+    except Exception as raised:
+        return run._failure(raised)[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Triton Error [CUDA]: out of memory",
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_whoever_says_it_a_lack_of_memory_is_one(text):
+    assert ended_with(RuntimeError(text)) == "oom"
+
+
+def test_a_lack_of_memory_is_seen_through_the_capture_that_it_ended():
+    capture = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    assert ended_with(capture, torch.OutOfMemoryError("no")) == "oom"
+    assert ended_with(capture, RuntimeError("no")) == "crashed"
+    assert ended_with(capture) == "crashed"
+    assert ended_with(RuntimeError("another"), torch.OutOfMemoryError("no")) == "crashed"
+
+
 def test_a_nan_is_null_in_the_record(toy):
     record = run.execute(toy("nan")[0])
     assert record.train.curve["loss"][-1] is None
