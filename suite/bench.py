@@ -168,6 +168,9 @@ def run(
 ) -> list[Record]:
     """Measure sessions and store a record of each provider, session by session.
 
+    It ends with a session after which this process can compute nothing more on the GPU; that one
+    is not measured again.
+
     Args:
         sessions: what to measure.
         store: where records go.
@@ -199,6 +202,8 @@ def run(
             store.put(record)
         made += records
         told(session, records)
+        if any(record.extra.get("reason") == LOST for record in records):
+            break
     return made
 
 
@@ -222,7 +227,8 @@ def _is_settled(
     return any(too_large or all(settled[i][s] != TOO_LARGE for i in ids) for s in together)
 
 
-TOO_LARGE = "too large"
+# Reasons that records have in ``extra``.
+TOO_LARGE, LOST = "too large", "the GPU was lost"
 
 
 def _settled(store: Store, sessions: Iterable[Session]) -> dict[str, dict[str, str]]:
@@ -230,8 +236,9 @@ def _settled(store: Store, sessions: Iterable[Session]) -> dict[str, dict[str, s
     found: dict[str, dict[str, str]] = {}
     for op in sorted({s.workload.op for s in sessions}):
         for record in store.scan(f"{task_id(op)}/*.json"):
-            if record.micro and record.status in SETTLED:
-                large = record.status == "skipped" and record.extra.get("reason") == TOO_LARGE
+            reason = record.extra.get("reason")
+            if record.micro and (record.status in SETTLED or reason == LOST):
+                large = record.status == "skipped" and reason == TOO_LARGE
                 status = TOO_LARGE if large else record.status
                 found.setdefault(record.run_id, {})[record.micro.session] = status
     return found
@@ -260,6 +267,7 @@ def _measured(
         extra = {"reason": TOO_LARGE}
     else:
         outcomes = measured(session.workload, session.providers, rounds)
+        extra = {"reason": LOST} if any(outcome.lost for outcome in outcomes) else {}
     wall = perf_counter() - begin
     node = node.model_copy(update={"load1_end": provenance.load1()})
     session_id = uuid.uuid4().hex[:16]

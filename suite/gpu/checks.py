@@ -78,6 +78,16 @@ def machine(device: str) -> dict[str, str | bool | None]:
     }
 
 
+def lost(this: Run) -> bool:
+    """Whether this process can compute nothing more on the GPU, which is said."""
+    from kernels.bench.measure import usable
+
+    if usable(this.device):
+        return False
+    this.say("  an error took the GPU from this process; the next call goes on after it")
+    return True
+
+
 def joined(why: dict[str, str]) -> str:
     """Why each of some checks failed, as a record keeps it."""
     return "\n\n".join(f"{name}\n{why[name]}" for name in sorted(why))[:MOST_OUTPUT]

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from suite.codes import UNTRUSTED
 from suite.gpu import ahead, checks
 from suite.gpu.stage import Run
 from suite.task import unknown
@@ -33,7 +34,7 @@ def tuner(this: Run, deadline: float) -> int:
         return len(todo)
     with ahead.processes(this, AHEAD) as compile_all:
         for i, w in enumerate(todo):
-            if stop():
+            if stop() or checks.lost(this):
                 return len(todo) - i
             warm(w, compile_all, this.seconds(deadline))
             # A search that was cut short is not recorded as one that came to its end.
@@ -45,36 +46,59 @@ def tuner(this: Run, deadline: float) -> int:
 def warm(w: Any, compile_all: ahead.Compile, seconds: float) -> None:
     """Have other processes compile what a search begins with."""
     from kernels.bench import tune
-    from kernels.bench.providers import CannotRun
 
-    # What Triton does not take has no candidates, and the search says so.
-    with contextlib.suppress(CannotRun):
+    # What cannot be launched has no candidates, and the search says so.
+    with contextlib.suppress(Exception):
         compile_all(tune.launch, tune.tried_first(w), min(seconds, AHEAD_S))
 
 
-def tune_one(this: Run, w: Any, stop: Callable[[], bool], seconds: Any = None) -> bool:
-    """Tune a workload, write its parameters and record them; whether it came to its end."""
+def tune_one(this: Run, w: Any, stop: Callable[[], bool]) -> bool:
+    """Tune a workload, write its parameters and record them; whether it came to its end.
+
+    A candidate that fails is recorded as skipped. Where all do, or the heuristic's launch does, the
+    check has failed.
+    """
+    from kernels.bench.measure import told
     from kernels.bench.providers import CannotRun
-    from kernels.bench.tune import tune, write
+    from kernels.bench.tune import Pair, Trials, tune, write
     from suite import bench
     from suite.record import Check
 
-    begin = this.now()
+    begin, timed = this.now(), Trials().seconds
+    refused, failed, tried = dict[str, str](), dict[str, str](), 0
+
+    def seconds(w: Any, kernel: str, candidate: dict[str, int], best: dict[str, int]) -> Pair:
+        nonlocal tried
+        tried += 1
+        pair = timed(w, kernel, candidate, best)
+        if isinstance(pair, str):
+            refused[f"{kernel} {candidate}"] = pair
+        return pair
+
+    found = []
     try:
         found = tune(w, seconds, stop)
     except CannotRun as error:
         this.say(f"  {w.op} {w.name!r}: {error}")
-        found = []
-    if stop():
+    except Exception as error:
+        failed["a launch"] = told(error)
+    if stop() and not failed:
         return False
+    if refused and len(refused) == tried:
+        failed["all candidates"] = "none of them could be timed"
+    for what, why in failed.items():
+        this.say(f"  {w.op} {w.name!r}: {what}: {why}")
     write(found, bench.device_name(w.device))
     entries = [f.entry() for f in found]
     outcomes: dict[str, Any] = {f"{e['kernel']} {e['config']}": "passed" for e in entries}
-    check = Check(name=f"tuned {w.op} {w.name}", outcomes=outcomes, left=0)
+    outcomes |= dict.fromkeys(refused, "skipped") | dict.fromkeys(failed, "failed")
+    output = checks.joined(refused | failed)
+    check = Check(name=f"tuned {w.op} {w.name}", outcomes=outcomes, left=0, output=output)
     extra = {"tuning": entries}
     checks.put(this, "tuner", check, this.now() - begin, extra, _tuning_id(w))
     this.say(
-        f"  {w.op} {w.name!r}: {len(entries)} kernels launch otherwise than the heuristic has it"
+        f"  {w.op} {w.name!r}: {len(entries)} kernels launch otherwise than the heuristic has it, "
+        f"{len(refused)} candidates were refused"
     )
     return True
 
@@ -107,6 +131,9 @@ def _restored(this: Run) -> set[str]:
 def tune_ops(ops: Sequence[str], uri: str) -> int:
     """Tune the kernels of some ops without a limit of time, for ``suite bench tune``.
 
+    Returns:
+        0, or 3 where a check failed.
+
     Raises:
         ValueError: an op that is not tuned.
         StoreError: the store cannot be written.
@@ -120,5 +147,7 @@ def tune_ops(ops: Sequence[str], uri: str) -> int:
     this = Run(Store(uri), math.inf)
     this.store.check_writable()
     for w in tunable(this.device, tuple(ops)):
+        if checks.lost(this):
+            break
         tune_one(this, w, lambda: False)
-    return 0
+    return UNTRUSTED if any(r.status != "ok" for r in this.records) else 0

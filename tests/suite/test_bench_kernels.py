@@ -101,6 +101,18 @@ def test_without_a_time_there_is_a_status(store, status):
     assert bool(again.asked) == (status == "crashed")
 
 
+def test_a_session_that_loses_the_gpu_is_the_last_and_is_not_measured_again(store):
+    lost = Outcome("torch", "crashed", "an illegal access", lost=True)
+    made = bench.run(SMALL.sessions(), store, measured=Fake(torch=lost))
+    assert [(r.impl, r.micro.mode) for r in made] == [
+        ("reference", "forward"),
+        ("torch", "forward"),
+    ]
+    again = Fake()
+    bench.run(SMALL.sessions(), store, measured=again)
+    assert [mode for _, _, mode, _ in again.asked] == ["full"]
+
+
 def test_a_time_without_accuracy_is_no_record(store):
     unproven = dataclasses.replace(good("torch"), accuracy=[accuracy(ok=False)])
     with pytest.raises(ValueError, match="a time without a proof"):

@@ -1,5 +1,6 @@
 """``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
 
+import functools
 import json
 import operator
 import os
@@ -22,6 +23,7 @@ from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
 from suite import bench
+from suite.codes import UNTRUSTED
 from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
 from suite.store import Store
 
@@ -231,6 +233,121 @@ def test_what_triton_does_not_take_is_tuned_to_nothing(machine, store, monkeypat
     assert tuner.tuner(this, 1e6) == 0
     assert all(r.check.outcomes == {} for r in this.records)
     assert any("not this" in line for line in lines)
+
+
+def asked_for(monkeypatch):
+    """Have each workload launch one kernel with one parameter."""
+    asked = tuning.Asked("op.forward", "float32", {"N": 16}, {"num_warps": 4})
+    monkeypatch.setattr(tune, "launched", lambda w: [asked])
+
+
+def timing(monkeypatch, seconds):
+    monkeypatch.setattr(tune, "Trials", lambda: SimpleNamespace(seconds=seconds))
+
+
+def test_a_candidate_that_fails_is_refused_and_the_search_goes_on(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda w, kernel, new, best: "no" if new["num_warps"] == 8 else (1.0, 2.0))
+    this, _ = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    for record in this.records:
+        assert record.check.outcomes == {
+            "op.forward {'num_warps': 8}": "skipped",
+            "op.forward {'num_warps': 1}": "passed",
+        }
+        assert record.check.output == "op.forward {'num_warps': 8}\nno"
+
+
+def test_where_every_candidate_fails_the_check_has_failed(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: "no")
+    this, lines = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    assert {r.status for r in this.records} == {"invalid"}
+    assert {r.check.outcomes["all candidates"] for r in this.records} == {"failed"}
+    assert any("none of them could be timed" in line for line in lines)
+
+
+def test_a_workload_that_cannot_be_launched_fails_and_the_next_is_tuned(
+    machine, store, monkeypatch
+):
+    def launched(w):
+        if w is machine[0]:
+            raise RuntimeError("out of resource: shared memory")
+        return []
+
+    monkeypatch.setattr(tune, "launched", launched)
+    this, _ = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    assert [r.status for r in this.records] == ["invalid"] + ["ok"] * (len(machine) - 1)
+    assert this.records[0].check.outcomes == {"a launch": "failed"}
+    assert "shared memory" in this.records[0].check.output
+
+
+def loses_the_gpu(monkeypatch):
+    """Have the GPU be lost from the moment at which the result is called."""
+    gone = []
+    monkeypatch.setattr(measure, "usable", lambda device: not gone)
+
+    def lose():
+        gone.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    return gone, lose
+
+
+def test_the_tuner_stops_when_the_gpu_is_lost_and_goes_on_after_it(machine, store, monkeypatch):
+    gone, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "launched", lambda w: lose() if w is machine[0] else [])
+    this, lines = this_run(store)
+    assert tuner.tuner(this, 1e6) == len(machine) - 1
+    assert [r.check.outcomes for r in this.records] == [{"a launch": "failed"}]
+    assert any(machine[0].op in line and "illegal memory access" in line for line in lines)
+    assert any("took the GPU from this process" in line for line in lines)
+    gone.clear()
+    again, _ = this_run(store)
+    assert tuner.tuner(again, 1e6) == 0
+    assert len(again.records) == len(machine) - 1
+
+
+def test_tuning_some_ops_ends_with_what_became_of_them(machine, store, monkeypatch):
+    monkeypatch.setattr(tuner, "Run", functools.partial(stage.Run, device="cpu"))
+    monkeypatch.setattr(tune, "launched", lambda w: [])
+    assert tuner.tune_ops(["dnc.step"], store.uri) == 0
+    gone, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "launched", lambda w: lose())
+    assert tuner.tune_ops(["dnc.step"], store.uri) == UNTRUSTED
+    assert len([r for r in store.scan() if r.status == "invalid"]) == len(gone) == 1
+
+
+def test_a_candidate_that_loses_the_gpu_is_no_refusal(monkeypatch):
+    asked_for(monkeypatch)
+    _, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "usable", measure.usable)
+    monkeypatch.setattr(tune.Gate, "check", lambda self, w, provider: lose())
+    w = next(workloads("cpu"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        tune.Trials().seconds(w, "op.forward", {}, {})
+
+
+def test_the_table_stops_when_the_gpu_is_lost_and_goes_on_after_it(machine, store, monkeypatch):
+    gone, _ = loses_the_gpu(monkeypatch)
+
+    def loses(workload, names, rounds):
+        gone.append(True)
+        return [Outcome(n, "crashed", "an illegal access", lost=True) for n in names]
+
+    monkeypatch.setattr(measure, "measure", loses)
+    this, lines = this_run(store)
+    assert tables.table(this, 1e6) == len(machine) - 1
+    assert any("took the GPU from this process" in line for line in lines)
+    assert tables.lstm(this, 1e6) == 0, "there are none here"
+    assert tables.table(this, 1e6) == len(machine) - 1, "nothing is tried in the same process"
+    gone.clear()
+    monkeypatch.setattr(measure, "measure", timed)
+    again, _ = this_run(store)
+    assert tables.table(again, 1e6) == 0
+    assert not {r.run_id for r in again.records} & {r.run_id for r in this.records}
 
 
 def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monkeypatch):
