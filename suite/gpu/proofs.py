@@ -10,39 +10,55 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from suite.gpu import checks
 from suite.gpu.stage import GRACE_S, Run, workers
 
 ROOT = Path(__file__).parent.parent.parent
 
+# What is said where memory is full: by PyTorch, the driver, cuBLAS and cuDNN.
+CROWDED = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
+# In less, pytest does not come to more than collecting.
+RETRY_S = 40.0
+# A test that takes longer does not end.
+HANGS_S = 2 * GRACE_S
+
 
 def tests(this: Run, deadline: float) -> int:
     """Run the tests that have not passed yet; a record holds the outcome of each."""
-    from suite.record import Check
-
     outcomes, left = checks.earlier(this, "gpu_tests")
     if outcomes and not left:
         return 0
-    begin, seconds = this.now(), this.seconds(deadline)
+    seconds = this.seconds(deadline)
     if seconds <= 0:
         return left or 1
+    begin = this.now()
     ran = pytest_run(sorted(outcomes), seconds)
-    outcomes |= ran.outcomes
-    if crowded := [name for name, why in ran.why.items() if "OutOfMemoryError" in why]:
+    crowded = [name for name, why in ran.why.items() if any(text in why for text in CROWDED)]
+    ran = ran.without(crowded)
+    _put(this, outcomes, ran, begin)
+    if crowded and (seconds := this.seconds(deadline)) >= RETRY_S:
         # Tests of several processes share the memory; these get all of it.
-        ran = ran.again(pytest_run([], this.seconds(deadline), crowded, at_once=1))
-        outcomes |= ran.outcomes
+        begin = this.now()
+        ran = ran.again(pytest_run([], seconds, crowded, at_once=1))
+        _put(this, outcomes, ran, begin)
+    return ran.left
+
+
+def _put(this: Run, earlier: dict[str, Any], ran: "Tests", begin: float) -> None:
+    """Record what became of tests, those of earlier calls among them."""
+    from suite.record import Check
+
     for name in sorted(ran.why):
         this.say(f"  {name}: {ran.why[name].strip().splitlines()[-1:]}")
     output = checks.joined(ran.why)
-    check = Check(name="tests/gpu", outcomes=outcomes, left=ran.left, output=output)
+    check = Check(name="tests/gpu", outcomes=earlier | ran.outcomes, left=ran.left, output=output)
     failed = checks.put(this, "gpu_tests", check, this.now() - begin)
-    this.say(f"tests: {len(ran.outcomes)} run, {failed} failed in all")
-    return ran.left
+    this.say(f"tests: {len(ran.outcomes)} run, {failed} failed in all, {ran.left} left")
 
 
 @dataclass(frozen=True)
@@ -59,10 +75,16 @@ class Tests:
     left: int
     why: dict[str, str]
 
+    def without(self, some: Collection[str]) -> "Tests":
+        """The same, with some of them left."""
+        outcomes = {name: outcome for name, outcome in self.outcomes.items() if name not in some}
+        why = {name: text for name, text in self.why.items() if name not in some}
+        return Tests(outcomes, self.left + len(some), why)
+
     def again(self, some: "Tests") -> "Tests":
-        """The same, with some of them run again."""
-        why = {name: text for name, text in self.why.items() if name not in some.outcomes}
-        return Tests(self.outcomes | some.outcomes, self.left, why | some.why)
+        """The same, with some of those that were left run."""
+        left = self.left - len(some.outcomes)
+        return Tests(self.outcomes | some.outcomes, left, self.why | some.why)
 
 
 def pytest_run(
@@ -99,16 +121,18 @@ def pytest_run(
         # other versions of packages warn, no kernel is guilty.
         command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
         command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
-        output = _until(command, variables, seconds + GRACE_S / 2)
+        output, code = _until(command, variables, seconds + GRACE_S / 2)
+        ended = time.time()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     collected = next((line["collected"] for line in lines if "collected" in line), None)
     if collected is None:
         raise OSError(f"pytest collected no tests: {output[-2000:]}")
-    begun = [line["begun"] for line in lines if "begun" in line]
+    begun = {line["begun"]: line["at"] for line in lines if "begun" in line}
     found = {line["test"]: line["outcome"] for line in lines if "test" in line}
     why = {line["test"]: line["detail"] for line in lines if line.get("outcome") == "failed"}
-    for name in begun:
-        if name not in found:
+    for name, at in begun.items():
+        # What the end of the time has cut short is left.
+        if name not in found and (code is not None or ended - at > HANGS_S):
             found[name], why[name] = "failed", "it hung, or took its process with it"
     return Tests(found, int(collected) - len(found), why)
 
@@ -119,7 +143,7 @@ def _parallel(at_once: int | None) -> list[str]:
     if importlib.util.find_spec("xdist") is not None:
         options += ["-n", str(at_once or workers())]
     if importlib.util.find_spec("pytest_timeout") is not None:
-        options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
+        options += [f"--timeout={HANGS_S:g}", "--timeout-method=thread"]
     return options
 
 
@@ -167,15 +191,17 @@ def racecheck(this: Run, deadline: float) -> int:
 def _raced(tool: str, code: str, seconds: float) -> tuple[str, str]:
     """``passed``, ``failed`` or nothing where time ran out; and what the tool printed."""
     command = [tool, "--tool", "racecheck", "--print-limit", "20", sys.executable, "-c", code]
-    output = _until(command, {"PYTHONPATH": str(ROOT)}, seconds)
+    output, _ = _until(command, {"PYTHONPATH": str(ROOT)}, seconds)
     if "RACECHECK SUMMARY: 0 hazards" in output:
         return "passed", output[-4000:]
     # Without its summary the tool was killed, or could not start.
     return ("failed" if "RACECHECK SUMMARY" in output else ""), output[-4000:]
 
 
-def _until(command: list[str], variables: dict[str, str], seconds: float) -> str:
-    """What a command printed, killed after some seconds with all that it started.
+def _until(command: list[str], variables: dict[str, str], seconds: float) -> tuple[str, int | None]:
+    """What a command printed, and its exit code; None where it was killed after some seconds.
+
+    With it goes all that it started.
 
     Its kernels are compiled, whatever this process does with its own.
     """
@@ -189,8 +215,9 @@ def _until(command: list[str], variables: dict[str, str], seconds: float) -> str
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        code = None
         try:
-            process.wait(seconds)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -198,4 +225,4 @@ def _until(command: list[str], variables: dict[str, str], seconds: float) -> str
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         output.seek(0)
-        return output.read()
+        return output.read(), code

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,23 +376,64 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     assert "| 2 | 1 | 1 | 0 | `t::b` |" in table
 
 
-def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch):
+FULL = (
+    "torch.OutOfMemoryError: no",
+    "RuntimeError: Triton Error [CUDA]: out of memory",
+    "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def crowded(monkeypatch, again, full=FULL[0]):
+    """Have one test lack memory beside others, and tests that run alone end as ``again`` says."""
     asked = []
 
     def some(done, seconds, which=("tests/gpu",), at_once=None):
         asked.append((list(which), at_once))
         if at_once == 1:
-            return proofs.Tests({"t::b": "passed"}, 0, {})
-        why = {"t::b": "torch.OutOfMemoryError: no", "t::c": "wrong"}
+            return again()
+        why = {"t::b": full, "t::c": "wrong"}
         return proofs.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
 
     monkeypatch.setattr(proofs, "pytest_run", some)
+    return asked
+
+
+@pytest.mark.parametrize("full", FULL)
+def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch, full):
+    asked = crowded(monkeypatch, lambda: proofs.Tests({"t::b": "passed"}, 0, {}), full)
     this, _ = this_run(store)
     assert proofs.tests(this, 1e6) == 0
     assert asked == [(["tests/gpu"], None), (["t::b"], 1)]
-    check = this.records[0].check
+    check = this.records[-1].check
     assert check.outcomes == {"t::a": "passed", "t::b": "passed", "t::c": "failed"}
     assert check.output == "t::c\nwrong"
+
+
+def test_without_time_for_it_what_lacked_memory_is_left(machine, store, monkeypatch):
+    asked = crowded(monkeypatch, lambda: pytest.fail("it was begun"))
+    this, _ = this_run(store)
+    assert proofs.tests(this, proofs.RETRY_S - 1) == 1
+    assert len(asked) == 1
+    (record,) = this.records
+    assert record.check.outcomes == {"t::a": "passed", "t::c": "failed"}
+    assert record.check.left == 1
+
+
+@pytest.mark.parametrize("ends", ["an error", "too late"])
+def test_outcomes_are_there_before_any_test_is_run_again(machine, store, monkeypatch, ends):
+    def again():
+        if ends == "an error":
+            raise OSError("pytest collected no tests")
+        return proofs.Tests({}, 1, {})
+
+    crowded(monkeypatch, again)
+    this, _ = this_run(store)
+    with pytest.raises(OSError, match="no tests") if ends == "an error" else nullcontext():
+        assert proofs.tests(this, 1e6) == 1
+    assert {json.dumps(r.check.outcomes) for r in this.records} == {
+        json.dumps({"t::a": "passed", "t::c": "failed"})
+    }
+    assert {r.check.left for r in this.records} == {1}
 
 
 def test_without_time_no_test_is_begun(machine, store, monkeypatch):
@@ -445,6 +487,37 @@ def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
 
 def test_after_the_deadline_no_test_begins(checks):
     assert proofs.pytest_run([], -1, [str(checks)]) == proofs.Tests({}, 4, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "ran_s", "left", "outcome"),
+    [
+        (None, 1.0, 1, None),
+        (None, 1e4, 0, "failed"),
+        (1, 1.0, 0, "failed"),
+    ],
+    ids=["cut short", "hung", "took its process with it"],
+)
+def test_what_had_begun_and_did_not_end(monkeypatch, code, ran_s, left, outcome):
+    def until(command, variables, seconds):
+        at = time.time() - ran_s
+        lines = [{"collected": 2}, {"begun": "a", "at": at}, {"test": "a", "outcome": "passed"}]
+        lines.append({"begun": "b", "at": at})
+        Path(variables["FDL_GPU_LOG"]).write_text("\n".join(map(json.dumps, lines)))
+        return "", code
+
+    monkeypatch.setattr(proofs, "_until", until)
+    found = proofs.pytest_run([], 10.0)
+    assert found.left == left
+    assert found.outcomes.get("b") == outcome
+    assert found.outcomes["a"] == "passed"
+
+
+def test_a_command_is_stopped_when_its_time_is_over():
+    assert proofs._until(["sh", "-c", "echo said; exit 3"], {}, 600) == ("said\n", 3)
+    # It answers no other signal, nor does what it started.
+    waits = "trap '' TERM; echo said; sleep 600 & sleep 600"
+    assert proofs._until(["sh", "-c", waits], {}, 0.5)[1] is None
 
 
 def test_what_cannot_be_collected_is_an_error(checks):
