@@ -20,8 +20,6 @@ from suite.gpu.stage import GRACE_S, Run, workers
 
 ROOT = Path(__file__).parent.parent.parent
 
-# What is said where memory is full: by PyTorch, the driver, cuBLAS and cuDNN.
-CROWDED = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
 # In less, pytest does not come to more than collecting.
 RETRY_S = 40.0
 # A test that takes longer does not end.
@@ -38,7 +36,7 @@ def tests(this: Run, deadline: float) -> int:
         return left or 1
     begin = this.now()
     ran = pytest_run(sorted(outcomes), seconds)
-    crowded = [name for name, why in ran.why.items() if any(text in why for text in CROWDED)]
+    crowded = [name for name, why in ran.why.items() if checks.crowded(why)]
     ran = ran.without(crowded)
     _put(this, outcomes, ran, begin)
     if crowded and (seconds := this.seconds(deadline)) >= RETRY_S:

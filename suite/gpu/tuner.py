@@ -22,6 +22,9 @@ TUNED = (
 # minutes to compile; nobody waits for them.
 AHEAD, AHEAD_S = 32, 30.0
 
+# Why a kernel's candidate is no good, once other processes have compiled it; empty where it is.
+Ready = Callable[[str, dict[str, int]], str]
+
 
 def tuner(this: Run, deadline: float) -> int:
     """Tune each case of the ops; a record holds what was found, and writes it again elsewhere."""
@@ -29,6 +32,11 @@ def tuner(this: Run, deadline: float) -> int:
 
     done = _restored(this)
     todo = [w for w in tunable(this.device, TUNED) if _tuning_id(w) not in done]
+    return _tuned(this, todo, deadline)
+
+
+def _tuned(this: Run, todo: Sequence[Any], deadline: float) -> int:
+    """Tune workloads until a deadline; how many are left."""
     stop = this.until(deadline)
     if not todo or stop():
         return len(todo)
@@ -36,27 +44,42 @@ def tuner(this: Run, deadline: float) -> int:
         for i, w in enumerate(todo):
             if stop() or checks.lost(this):
                 return len(todo) - i
-            warm(w, compile_all, this.seconds(deadline))
+            ready = warm(this, w, compile_all, deadline)
             # A search that was cut short is not recorded as one that came to its end.
-            if not tune_one(this, w, stop):
+            if not tune_one(this, w, stop, ready):
                 return len(todo) - i
     return 0
 
 
-def warm(w: Any, compile_all: ahead.Compile, seconds: float) -> None:
-    """Have other processes compile what a search begins with."""
+def warm(this: Run, w: Any, compile_all: ahead.Compile, deadline: float) -> Ready:
+    """Have other processes compile what a search begins with, and then what it asks for."""
     from kernels.bench import tune
+
+    known = dict[tuple[str, frozenset[tuple[str, int]]], str]()
+
+    def compiled(jobs: list[tuple[Any, str, dict[str, int]]]) -> None:
+        ended = compile_all(tune.launch, jobs, this.seconds(deadline), AHEAD_S)
+        for (_, kernel, config), why in zip(jobs, ended, strict=True):
+            known[kernel, frozenset(config.items())] = why
+
+    def ready(kernel: str, config: dict[str, int]) -> str:
+        key = kernel, frozenset(config.items())
+        # What lacked memory beside others gets all of it.
+        if key not in known or checks.crowded(known[key]):
+            compiled([(w, kernel, config)])
+        return known[key]
 
     # What cannot be launched has no candidates, and the search says so.
     with contextlib.suppress(Exception):
-        compile_all(tune.launch, tune.tried_first(w), min(seconds, AHEAD_S))
+        compiled(tune.tried_first(w))
+    return ready
 
 
-def tune_one(this: Run, w: Any, stop: Callable[[], bool]) -> bool:
+def tune_one(this: Run, w: Any, stop: Callable[[], bool], ready: Ready) -> bool:
     """Tune a workload, write its parameters and record them; whether it came to its end.
 
-    A candidate that fails is recorded as skipped. Where all do, or the heuristic's launch does, the
-    check has failed.
+    A candidate that fails, or is not ready, is recorded as skipped. Where all fail, or the
+    heuristic's launch does, the check has failed.
     """
     from kernels.bench.measure import told
     from kernels.bench.providers import CannotRun
@@ -70,7 +93,7 @@ def tune_one(this: Run, w: Any, stop: Callable[[], bool]) -> bool:
     def seconds(w: Any, kernel: str, candidate: dict[str, int], best: dict[str, int]) -> Pair:
         nonlocal tried
         tried += 1
-        pair = timed(w, kernel, candidate, best)
+        pair: Pair = ready(kernel, candidate) or timed(w, kernel, candidate, best)
         if isinstance(pair, str):
             refused[f"{kernel} {candidate}"] = pair
         return pair
@@ -84,7 +107,7 @@ def tune_one(this: Run, w: Any, stop: Callable[[], bool]) -> bool:
         failed["a launch"] = told(error)
     if stop() and not failed:
         return False
-    if refused and len(refused) == tried:
+    if len(refused) == tried and {*refused.values()} - {ahead.LATE}:
         failed["all candidates"] = "none of them could be timed"
     for what, why in failed.items():
         this.say(f"  {w.op} {w.name!r}: {what}: {why}")
@@ -129,7 +152,7 @@ def _restored(this: Run) -> set[str]:
 
 
 def tune_ops(ops: Sequence[str], uri: str) -> int:
-    """Tune the kernels of some ops without a limit of time, for ``suite bench tune``.
+    """Tune the kernels of some ops, however long it takes, for ``suite bench tune``.
 
     Returns:
         0, or 3 where a check failed.
@@ -146,8 +169,5 @@ def tune_ops(ops: Sequence[str], uri: str) -> int:
             raise unknown("op", op, TUNED)
     this = Run(Store(uri), math.inf)
     this.store.check_writable()
-    for w in tunable(this.device, tuple(ops)):
-        if checks.lost(this):
-            break
-        tune_one(this, w, lambda: False)
+    _tuned(this, [*tunable(this.device, tuple(ops))], math.inf)
     return UNTRUSTED if any(r.status != "ok" for r in this.records) else 0

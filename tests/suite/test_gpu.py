@@ -48,6 +48,11 @@ def store(tmp_path):
     return Store(str(tmp_path / "store"))
 
 
+def all_good(function, jobs, seconds, each=0.0):
+    """What other processes say of jobs that end well."""
+    return [""] * len(jobs)
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """The stages on a device that is called a GPU and computes on the processor."""
@@ -55,7 +60,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "device_name", lambda device: GPU)
     monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
     monkeypatch.setattr(tables, "_lstm_matrix", lambda device: [])
-    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(lambda *a: None))
+    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(all_good))
     monkeypatch.setattr(tables, "_barriers", lambda this, deadline: 0)
     monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
     monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
@@ -181,35 +186,98 @@ def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeyp
     assert path.read_text() == text
 
 
-def test_what_a_search_begins_with_is_compiled_before_it(machine, store, monkeypatch):
-    seen = []
-    monkeypatch.setattr(tune, "tried_first", lambda w: [(w, "op.forward", {"num_warps": 8})])
-    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: seen.append(w) or found())
+def compiles(monkeypatch, answer):
+    """Have other processes answer jobs so; gives what they were asked."""
+    asked = []
 
-    def compile_all(function, jobs, seconds):
+    def compile_all(function, jobs, seconds, each):
         assert function is tune.launch
-        seen.append((*jobs[0], seconds))
+        asked.append((jobs, seconds, each))
+        return [answer(*job) for job in jobs]
 
     monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(compile_all))
+    return asked
+
+
+def test_every_candidate_is_compiled_by_other_processes_before_it_is_timed(
+    machine, store, monkeypatch
+):
+    asked_for(monkeypatch)
+    asked = compiles(monkeypatch, lambda *job: "")
+    timing(monkeypatch, lambda w, kernel, new, best: (1.0, 2.0))
     this, _ = this_run(store)
-    assert tuner.tuner(this, 20.0) == 0
-    assert seen[:2] == [(machine[0], "op.forward", {"num_warps": 8}, 20.0), machine[0]]
-    assert len(seen) == 2 * len(machine)
+    assert tuner._tuned(this, machine[:1], 20.0) == 0
+    w = machine[0]
+    first, *others = [[(job[0], job[2]["num_warps"]) for job in jobs] for jobs, *_ in asked]
+    assert first == [(w, 8), (w, 2)], "what a search begins with, at once"
+    assert others == [[(w, 16)]], "and what it comes to"
+    assert {(seconds, each) for _, seconds, each in asked} == {(20.0, tuner.AHEAD_S)}
+
+
+def test_what_is_not_compiled_in_time_is_passed_over(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: pytest.fail("it would be compiled here"))
+    compiles(monkeypatch, lambda *job: ahead.LATE)
+    this, _ = this_run(store)
+    assert tuner._tuned(this, machine[:1], 1e6) == 0
+    (record,) = this.records
+    assert record.status == "ok"
+    assert record.check.outcomes == {f"op.forward {{'num_warps': {n}}}": "skipped" for n in (8, 2)}
+    assert ahead.LATE in record.check.output
+
+
+def test_what_lacked_memory_beside_others_is_compiled_again_alone(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: (1.0, 1.0))
+    asked = []
+    asked = compiles(monkeypatch, lambda *job: "out of memory" if len(asked) == 1 else "")
+    this, _ = this_run(store)
+    assert tuner._tuned(this, machine[:1], 1e6) == 0
+    assert [len(jobs) for jobs, *_ in asked] == [2, 1, 1]
+    assert this.records[0].check.outcomes == {}
 
 
 def test_processes_compile_ahead_and_say_what_failed(store, monkeypatch):
     monkeypatch.setattr(ahead, "workers", lambda: 2)
     this, lines = this_run(store)
     with ahead.processes(this, 3) as compile_all:
-        compile_all(operator.truediv, [(1, 1), (1, 0), (1, 2)], 60.0)
-        compile_all(operator.truediv, [(1, 0)], 0.0)
+        ended = compile_all(operator.truediv, [(1, 1), (1, 0), (1, 2)], 60.0)
+        assert compile_all(operator.truediv, [(1, 0)], 0.0) == [ahead.LATE]
+    assert ended == ["", "ZeroDivisionError: division by zero", ""]
     assert [line.split(" in ")[0] for line in lines] == [
         "  3 of 3 were compiled ahead",
         "  1 of them ended",
     ]
     with ahead.processes(this, 1) as compile_all:
-        compile_all(operator.truediv, [(1, 0)], 60.0)
-    assert len(lines) == 2
+        assert compile_all(operator.truediv, [(1, 0)], 60.0) == [""]
+
+
+def test_a_process_that_dies_is_replaced(store):
+    this, _ = this_run(store)
+    with ahead.processes(this, 2) as compile_all:
+        assert compile_all(os._exit, [(3,)], 60.0) == ["its process died"]
+        assert compile_all(operator.truediv, [(1, 1)], 60.0) == [""]
+
+
+def test_processes_compile_on_one_core_each(store, tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    this, _ = this_run(store)
+    with ahead.processes(this, 2) as compile_all:
+        compile_all(os.system, [(f"echo $TORCHINDUCTOR_COMPILE_THREADS > {tmp_path}/it",)], 60.0)
+    assert (tmp_path / "it").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("limits", [(0.1,), (float("inf"), 0.1)], ids=["all", "each"])
+def test_what_is_late_is_stopped_with_all_that_it_started(store, tmp_path, limits):
+    """By a clock that stands still until the compiler runs."""
+    path = tmp_path / "compiler"
+    this, _ = this_run(store, clock=lambda: 1e3 if path.exists() and path.read_text() else 0.0)
+    with ahead.processes(this, 2) as compile_all:
+        command = f"sleep 600 & echo $! > {path}.new; mv {path}.new {path}; wait"
+        assert compile_all(os.system, [(command,)], *limits) == [ahead.LATE]
+        stat = Path("/proc", path.read_text().strip(), "stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
 
 
 def test_a_search_that_was_cut_short_is_no_record(machine, store, monkeypatch):
@@ -315,10 +383,10 @@ def test_tuning_some_ops_ends_with_what_became_of_them(machine, store, monkeypat
     monkeypatch.setattr(tuner, "Run", functools.partial(stage.Run, device="cpu"))
     monkeypatch.setattr(tune, "launched", lambda w: [])
     assert tuner.tune_ops(["dnc.step"], store.uri) == 0
-    gone, lose = loses_the_gpu(monkeypatch)
+    _, lose = loses_the_gpu(monkeypatch)
     monkeypatch.setattr(tune, "launched", lambda w: lose())
     assert tuner.tune_ops(["dnc.step"], store.uri) == UNTRUSTED
-    assert len([r for r in store.scan() if r.status == "invalid"]) == len(gone) == 1
+    assert len([r for r in store.scan() if r.status == "invalid"]) == 1
 
 
 def test_a_candidate_that_loses_the_gpu_is_no_refusal(monkeypatch):
