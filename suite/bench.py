@@ -5,6 +5,7 @@ in turn, in one session, so that their ratios are those of pairs; a session that
 providers asked for is measured again as a whole.
 """
 
+import dataclasses
 import fnmatch
 import hashlib
 import importlib.metadata
@@ -15,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from kernels import tuning
 from kernels.bench.accuracy import Accuracy as Error
 from kernels.bench.measure import Outcome, measure
 from kernels.bench.providers import defaults, names, providers
@@ -234,8 +237,10 @@ TOO_LARGE, LOST = "too large", "the GPU was lost"
 def _settled(store: Store, sessions: Iterable[Session]) -> dict[str, dict[str, str]]:
     """Cell -> session -> its status, of what the store holds."""
     found: dict[str, dict[str, str]] = {}
-    for op in sorted({s.workload.op for s in sessions}):
+    for op, device in sorted({(s.workload.op, s.workload.device) for s in sessions}):
         for record in store.scan(f"{task_id(op)}/*.json"):
+            if record.config.resolved.get("device") != device or not _as_tuned(record):
+                continue
             reason = record.extra.get("reason")
             if record.micro and (record.status in SETTLED or reason == LOST):
                 large = record.status == "skipped" and reason == TOO_LARGE
@@ -291,22 +296,41 @@ def task_id(op: str) -> str:
     return "kernels." + re.sub(r"[^\w.-]+", "-", op)
 
 
-def version(op: str, configs: bool = True) -> str:
+def version(op: str, device: str | None = None) -> str:
     """SHA-256 of the code behind a number: the op's, what kernels share, and what times them.
 
     Args:
         op: its name.
-        configs: whether launch parameters count, which do not change what is computed.
+        device: one whose launch parameters count too; they do not change what is computed.
     """
     folders = _folders(op.partition(".")[0])
     files = [KERNELS / name for name in SHARED]
     files += [p for f in folders for p in (KERNELS / f).glob("*.py") if p.name != "cases.py"]
-    if configs:
-        files += [p for f in folders for p in (KERNELS / "configs" / f).glob("*.json")]
+    if device is not None:
+        name = tuning.device_file(device_name(device))
+        files += [KERNELS / "configs" / folder / name for folder in folders]
     content = hashlib.sha256()
     for path in sorted(p for p in files if p.exists()):
         content.update(f"{path.relative_to(KERNELS)}\n".encode() + path.read_bytes())
     return content.hexdigest()
+
+
+def launches(asked: Iterable[tuning.Asked], device: str) -> dict[str, Any]:
+    """What launchers ask for, and the parameters that they get on a device as it is tuned now."""
+    found = {}
+    for a in asked:
+        # Of a tensor only type and place are looked at.
+        like: Any = SimpleNamespace(dtype=DTYPES[a.dtype], device=torch.device(device))
+        gets = dict(tuning.tuned(a.kernel, like, a.default, (), **a.sizes))
+        found[a.kernel] = dataclasses.asdict(a) | {"gets": gets}
+    return found
+
+
+def _as_tuned(record: Record) -> bool:
+    """Whether launchers would get the parameters now with which a record was measured."""
+    kept = record.kernels.config
+    asked = [tuning.Asked(**{k: v for k, v in a.items() if k != "gets"}) for a in kept.values()]
+    return launches(asked, record.config.resolved["device"]) == kept
 
 
 def _folders(folder: str) -> list[str]:
@@ -332,8 +356,7 @@ def cell_id(w: Workload, provider: str) -> str:
     return digest(
         {
             **_config(w, provider),
-            # Launch parameters change what our kernels cost, and nothing else's.
-            "version": version(w.op, configs=provider == "triton"),
+            "version": version(w.op),
             "device_name": device_name(w.device),
             "torch": env.torch.version,
             "triton": (env.triton or {}).get("version"),
@@ -394,6 +417,7 @@ def _record(
         started_utc=started_utc,
         gpu=w.device.startswith("cuda"),
         dispatched=outcome.dispatched,
+        launched=launches(outcome.asked, w.device),
         **envelope,
     )
 
@@ -450,6 +474,7 @@ def sealed(
     started_utc: str,
     gpu: bool,
     dispatched: dict[str, dict[str, int]] | None = None,
+    launched: dict[str, Any] | None = None,
     **envelope: Any,
 ) -> Record:
     """A record of something that is no task: what a task would say of itself is left empty.
@@ -464,6 +489,7 @@ def sealed(
         started_utc: when the session began.
         gpu: whether a GPU computed.
         dispatched: which implementations ran.
+        launched: with which parameters their kernels were launched, as ``launches`` has it.
         envelope: the fields that go into the record as they are.
 
     Raises:
@@ -514,7 +540,9 @@ def sealed(
             contended=load > 1.5 * cores,
         ),
         "kernels": KernelsInfo(
-            requested=micro.provider if micro else "", dispatched=dispatched or {}
+            requested=micro.provider if micro else "",
+            dispatched=dispatched or {},
+            config=launched or {},
         ),
         "clock": Clock(
             wall_s=wall_s,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kernels import dispatch
+from kernels import dispatch, tuning
 from kernels.bench.accuracy import Accuracy, Gate, weights_of
 from kernels.bench.providers import Call, CannotRun, Provider, providers
 from kernels.bench.timing import Calls, Timed, make_current, on_cpu, on_cuda
@@ -27,6 +27,7 @@ class Outcome:
         accuracy: of the values, and of the gradients where there are any.
         timed: none unless it is ``ok``.
         dispatched: which implementation of which op ran how often.
+        asked: which parameters launchers asked for, the last of each kernel.
         peak_bytes: of GPU memory during a call; None on a processor.
         lost: whether this process can compute nothing more on the device; of a whole session.
     """
@@ -37,6 +38,7 @@ class Outcome:
     accuracy: list[Accuracy] = field(default_factory=list)
     timed: Timed = field(default_factory=lambda: Timed([]))
     dispatched: dict[str, dict[str, int]] = field(default_factory=dict)
+    asked: list[tuning.Asked] = field(default_factory=list)
     peak_bytes: int | None = None
     lost: bool = False
 
@@ -64,7 +66,9 @@ def measure(
         for name in names:
             outcome = Outcome(name)
             outcomes.append(outcome)
-            call = _checked(w, known[name], gate, outcome)
+            with tuning.observed() as asked:
+                call = _checked(w, known[name], gate, outcome)
+            outcome.asked = list(asked.values())
             if call:
                 calls[name] = call
             elif outcome.status == "crashed" and not usable(w.device):

@@ -64,7 +64,7 @@ def identity(this: Run, name: str) -> str:
     from suite import bench
     from suite.record import digest
 
-    versions = {op: bench.version(op, configs=False) for op in bench.ops()}
+    versions = {op: bench.version(op) for op in bench.ops()}
     return digest({"check": name, "versions": versions, **machine(this.device)})
 
 

@@ -131,7 +131,7 @@ def _tuning_id(w: Any) -> str:
     from suite.record import digest
 
     workload = [w.op, w.name, str(w.dtype), w.shape]
-    version = bench.version(w.op, configs=False)
+    version = bench.version(w.op)
     return digest({"tuner": workload, "version": version, **checks.machine(w.device)})
 
 

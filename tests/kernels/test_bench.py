@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from kernels import tuning
 from kernels.bench import measure as measuring
 from kernels.bench.accuracy import FLOOR, MORE_DRAWS, Gate
 from kernels.bench.measure import measure
@@ -168,6 +169,21 @@ def test_what_breaks_is_an_outcome_and_the_others_go_on(monkeypatch):
     found = measure(small("dnc.usage"), ["c", "r", "m", "torch"], 1, timer=once)
     assert [o.status for o in found] == ["crashed", "skipped", "oom", "ok"]
     assert found[0].detail == "RuntimeError: no such thing"
+
+
+def test_what_launchers_ask_for_is_kept(monkeypatch):
+    def build(w):
+        args = differentiable(w.arguments())
+        tuning.tuned("dnc.usage_forward", args[0], {"num_warps": 4}, B=2, N=5)
+        return providers("dnc.usage")["torch"].build(w)
+
+    known = dict(providers("dnc.usage")) | {"asks": Provider("asks", build)}
+    monkeypatch.setattr(measuring, "providers", lambda op: known)
+    plain, asks = measure(small("dnc.usage"), ["torch", "asks"], 1, timer=once)
+    assert plain.asked == []
+    assert asks.asked == [
+        tuning.Asked("dnc.usage_forward", "float32", {"B": 2, "N": 5}, {"num_warps": 4})
+    ]
 
 
 def no_gpu(device):
