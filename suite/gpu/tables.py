@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from suite.gpu import ahead, checks
+from suite.gpu import ahead, checks, tuner
 from suite.gpu.stage import Run
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     from kernels.bench.measure import Outcome, measure
     from suite import bench
 
+    # What is measured is what the tuner has found, on whichever machine it did.
+    tuner.restored(this)
     todo = bench.unsettled(sessions, this.store)
     if not todo or checks.lost(this):
         return len(todo)

@@ -30,7 +30,7 @@ def tuner(this: Run, deadline: float) -> int:
     """Tune each case of the ops; a record holds what was found, and writes it again elsewhere."""
     from kernels.bench.tune import tunable
 
-    done = _restored(this)
+    done = restored(this)
     todo = [w for w in tunable(this.device, TUNED) if _tuning_id(w) not in done]
     return _tuned(this, todo, deadline)
 
@@ -135,7 +135,7 @@ def _tuning_id(w: Any) -> str:
     return digest({"tuner": workload, "version": version, **checks.machine(w.device)})
 
 
-def _restored(this: Run) -> set[str]:
+def restored(this: Run) -> set[str]:
     """Write the parameters that the store has for this device; what was tuned already."""
     from kernels.bench import tune
     from suite import bench
@@ -143,7 +143,9 @@ def _restored(this: Run) -> set[str]:
     name, done = bench.device_name(this.device), set()
     entries = []
     wanted = {_tuning_id(w) for w in tune.tunable(this.device, TUNED)}
-    for record in this.store.scan(f"{bench.task_id('tuner')}/*.json"):
+    # Of what several workloads have found for the same sizes, the last was written.
+    records = [*this.store.scan(f"{bench.task_id('tuner')}/*.json")]
+    for record in sorted(records, key=lambda r: (r.ended_utc, r.record_id)):
         if record.run_id in wanted:
             done.add(record.run_id)
             entries += record.extra.get("tuning", [])

@@ -186,6 +186,23 @@ def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeyp
     assert path.read_text() == text
 
 
+def test_tables_are_measured_with_what_was_tuned_elsewhere(machine, store, monkeypatch):
+    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: found())
+    this, _ = this_run(store)
+    tuner.tuner(this, 1e6)
+    shutil.rmtree(tuning.FOLDER)
+    tuning.forget()
+    seen = []
+
+    def looks(workload, names, rounds):
+        seen.append(len(tuning.entries("op.forward", tuning.device_file(GPU))))
+        return timed(workload, names, rounds)
+
+    monkeypatch.setattr(measure, "measure", looks)
+    assert tables.table(this, 1e6) == 0
+    assert seen == [1] * len(machine)
+
+
 def compiles(monkeypatch, answer):
     """Have other processes answer jobs so; gives what they were asked."""
     asked = []
