@@ -504,7 +504,10 @@ def sealed(
     elif kind == "attribution":
         name = ATTRIBUTIONS + str(config["name"])
     ended = utc()
-    cores, load = envelope["nodes"][0].cpu_cores, envelope["nodes"][0].load1_start or 0.0
+    cores = envelope["nodes"][0].cpu_cores
+    # For minutes the load average remembers our own processes, which compile for a GPU before it
+    # is timed, and have ended then.
+    load = provenance.running() if gpu else envelope["nodes"][0].load1_start
     content: dict[str, Any] = {
         "kind": kind,
         "status": status,
@@ -537,7 +540,7 @@ def sealed(
             gpus=float(gpu),
             colocated_runs=0,
             # The calls themselves keep all cores busy: a load beyond that is somebody else's.
-            contended=load > 1.5 * cores,
+            contended=(load or 0) > 1.5 * cores,
         ),
         "kernels": KernelsInfo(
             requested=micro.provider if micro else "",

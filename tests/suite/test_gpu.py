@@ -1,5 +1,6 @@
 """``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
 
+import dataclasses
 import functools
 import json
 import operator
@@ -23,7 +24,7 @@ from kernels.bench.measure import Outcome
 from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
-from suite import bench
+from suite import bench, provenance
 from suite.codes import UNTRUSTED
 from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
 from suite.store import Store
@@ -165,6 +166,21 @@ def test_records_of_a_gpu_say_so(machine, store, monkeypatch):
     assert work.roofline == pytest.approx(work.bound_s / 2.0)
     assert "H200" in work.peaks_source
     assert any("ntm.address" in line for line in lines)
+
+
+@pytest.mark.parametrize(("running", "contended"), [(1, False), (10**6, True), (None, False)])
+def test_times_on_a_gpu_are_contended_by_what_runs_now(
+    machine, store, monkeypatch, running, contended
+):
+    monkeypatch.setattr(measure, "measure", timed)
+    monkeypatch.setattr(provenance, "load1", lambda: 1e6)
+    monkeypatch.setattr(provenance, "running", lambda: running)
+    on_gpu = [dataclasses.replace(w, device="cuda") for w in machine[:1]]
+    monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(on_gpu))
+    this, _ = this_run(store)
+    tables.table(this, 1e6)
+    assert {r.placement.contended for r in this.records} == {contended}
+    assert {r.nodes[0].load1_start for r in this.records} == {1e6}
 
 
 def found(kernel="op.forward"):

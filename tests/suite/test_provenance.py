@@ -1,4 +1,5 @@
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,19 @@ def test_what_was_measured_is_no_code(tmp_path, monkeypatch):
     assert not is_dirty_after(configs / "new.json")
     assert not is_dirty_after(configs / "old.json")
     assert is_dirty_after(tmp_path / "kernels" / "dnc.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "threads"), [("7.59 7.23 5.53 9/118 17119\n", 9), ("", None), ("0 0 0 -", None)]
+)
+def test_threads_that_compute_are_counted(monkeypatch, text, threads):
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert provenance.running() == threads
+
+
+def test_where_nobody_counts_threads_there_is_no_number(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert provenance.running() is None
