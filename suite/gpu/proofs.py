@@ -1,8 +1,9 @@
-"""Kernels as a GPU runs them: the tests of tests/gpu, and the vendor's race detector."""
+"""Kernels as a GPU runs them: the tests of tests/gpu, and the vendor's sanitizers."""
 
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,8 @@ def _parallel(at_once: int | None) -> list[str]:
 
 
 SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
+# A program that ends before this has not been checked.
+END = "all of it ran"
 
 # Small, for the tool watches every access; large enough that programs wait for each other.
 WAITING = """
@@ -157,43 +161,119 @@ leaves = [t.requires_grad_() for t in (x, *weights)]
 y, last = lstm(*leaves, state, impl="triton")
 torch.autograd.grad(y.sum(), leaves)
 torch.cuda.synchronize()
+print("{end}")
+"""
+
+# The odd sizes that every op is tested with, where a mask that is wrong shows.
+ODD = """
+import importlib, torch
+from kernels.bench.accuracy import evaluated
+from kernels.bench.providers import providers
+from kernels.bench.workload import RAGGED, Workload
+case = importlib.import_module("kernels.{folder}.cases").TEST[1]
+w = Workload("{op}", case, torch.float32, "full", "cuda", "{op}" in RAGGED)
+evaluated(providers("{op}")["triton"].build(w), True, torch.float32)
+torch.cuda.synchronize()
+print("{end}")
 """
 
 
+@dataclass(frozen=True)
+class Sanitizer:
+    """One of NVIDIA's tools that watch what kernels do.
+
+    Attributes:
+        name: what it is called.
+        clean: what it says at the end where it has found nothing.
+        seconds: for each program; after that it is stopped.
+        options: how it is called.
+        variables: of its programs' environment.
+    """
+
+    name: str
+    clean: str
+    seconds: float
+    options: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+RACES = Sanitizer("racecheck", "RACECHECK SUMMARY: 0 hazards", math.inf)
+# Of a tensor within a larger block nobody sees where it ends. That PyTorch asks the driver for what
+# it has not is no error of a kernel.
+ACCESSES = Sanitizer(
+    "memcheck",
+    "ERROR SUMMARY: 0 errors",
+    60.0,
+    ("--report-api-errors", "no"),
+    {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+)
+
+
 def racecheck(this: Run, deadline: float) -> int:
-    """Run the kernels whose programs wait for each other under NVIDIA's race detector."""
+    """Run kernels under NVIDIA's sanitizers; a record of each holds the outcomes.
+
+    Under the race detector those whose programs wait for each other; under the checker of memory
+    every op on one case of odd sizes, values and gradients.
+    """
+    from suite import bench
+
+    races = {
+        f"lstm.lstm split, {dtype}": WAITING.format(dtype=dtype, end=END)
+        for dtype in ("float32", "bfloat16")
+    }
+    accesses = {op: ODD.format(op=op, folder=op.partition(".")[0], end=END) for op in bench.ops()}
+    # Under the race detector a program has the GPU for itself.
+    left = _sanitized(this, deadline, RACES, races, 1)
+    return left + _sanitized(this, deadline, ACCESSES, accesses, workers())
+
+
+def _sanitized(
+    this: Run, deadline: float, sanitizer: Sanitizer, programs: Mapping[str, str], at_once: int
+) -> int:
+    """Run programs under a sanitizer, some at once; how many are left."""
     from suite.record import Check
 
-    dtypes = ("float32", "bfloat16")
-    outcomes, _ = checks.earlier(this, "racecheck")
-    todo = [d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes]
+    outcomes, _ = checks.earlier(this, sanitizer.name)
+    todo = [name for name in programs if name not in outcomes]
     if not todo:
         return 0
     tool = next((found for name in SANITIZERS if (found := shutil.which(name))), None)
-    begin, output = this.now(), "" if tool else f"no {SANITIZERS[0]} on this machine"
-    for dtype in todo:
+    if tool and this.seconds(deadline) <= 0:
+        return len(todo)
+    begin, why = this.now(), dict[str, str]()
+
+    def watch(name: str) -> None:
         seconds = this.seconds(deadline)
-        name = f"lstm.lstm split, {dtype}"
         if tool is None:
-            outcomes[name] = "skipped"
+            outcomes[name], why[name] = "skipped", f"no {SANITIZERS[0]} on this machine"
         elif seconds > 0:
-            verdict, output = _raced(tool, WAITING.format(dtype=dtype), seconds + GRACE_S / 2)
+            limit = min(seconds + GRACE_S / 2, sanitizer.seconds)
+            verdict, output = _checked(tool, sanitizer, programs[name], limit)
             if verdict:
                 outcomes[name] = verdict
-    left = len([d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes])
-    check = Check(name="racecheck", outcomes=outcomes, left=left, output=output)
-    checks.put(this, "racecheck", check, this.now() - begin)
+            if verdict != "passed":
+                why[name] = output
+
+    with ThreadPoolExecutor(at_once) as threads:
+        list(threads.map(watch, todo))
+    left = len([name for name in programs if name not in outcomes])
+    output = checks.joined(why)
+    check = Check(name=sanitizer.name, outcomes=outcomes, left=left, output=output)
+    failed = checks.put(this, sanitizer.name, check, this.now() - begin)
+    this.say(f"{sanitizer.name}: {len(todo)} programs, {failed} failed in all, {left} left")
     return left
 
 
-def _raced(tool: str, code: str, seconds: float) -> tuple[str, str]:
-    """``passed``, ``failed`` or nothing where time ran out; and what the tool printed."""
-    command = [tool, "--tool", "racecheck", "--print-limit", "20", sys.executable, "-c", code]
-    output, _ = _until(command, {"PYTHONPATH": str(ROOT)}, seconds)
-    if "RACECHECK SUMMARY: 0 hazards" in output:
+def _checked(tool: str, sanitizer: Sanitizer, code: str, seconds: float) -> tuple[str, str]:
+    """``passed``, ``failed`` or nothing where there is no verdict; and what was printed."""
+    command = [tool, "--tool", sanitizer.name, "--print-limit", "20", *sanitizer.options]
+    variables = {"PYTHONPATH": str(ROOT), **sanitizer.variables}
+    output, exit_code = _until([*command, sys.executable, "-c", code], variables, seconds)
+    if exit_code == 0 and END in output and sanitizer.clean in output:
         return "passed", output[-4000:]
-    # Without its summary the tool was killed, or could not start.
-    return ("failed" if "RACECHECK SUMMARY" in output else ""), output[-4000:]
+    # Without its summary the tool was stopped, or could not start.
+    summary = sanitizer.clean.partition(":")[0]
+    return ("failed" if summary in output else ""), output[-4000:]
 
 
 def _until(command: list[str], variables: dict[str, str], seconds: float) -> tuple[str, int | None]:

@@ -627,35 +627,92 @@ def test_what_cannot_be_collected_is_an_error(checks):
         proofs.pytest_run([], 600, [str(checks)])
 
 
-def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):
+def test_sanitizers_that_are_not_there_say_so(machine, store, monkeypatch):
     monkeypatch.setattr(proofs, "SANITIZERS", ("no-such-tool",))
     this, _ = this_run(store)
     assert proofs.racecheck(this, 1e6) == 0
-    (record,) = this.records
-    assert set(record.check.outcomes.values()) == {"skipped"}
-    assert "no no-such-tool on this machine" in record.check.output
+    assert [r.check.name for r in this.records] == ["racecheck", "memcheck"]
+    for record in this.records:
+        assert set(record.check.outcomes.values()) == {"skipped"}
+        assert "no no-such-tool on this machine" in record.check.output
+    assert set(this.records[1].check.outcomes) == {*bench.ops()}
     assert proofs.racecheck(this, 1e6) == 0
-    assert len(this.records) == 1
+    assert len(this.records) == 2
+
+
+# Says what a sanitizer would, without running what it is given.
+SANITIZER = """#!/bin/sh
+echo "$@" > {asked}
+printf '%s\\n' '{printed}'
+exit {code}
+"""
+GOOD = f"{proofs.END}\n======= CLEAN SUMMARY: 0 errors"
 
 
 @pytest.mark.parametrize(
-    ("printed", "verdicts", "left"),
+    ("printed", "code", "verdict"),
     [
-        ("RACECHECK SUMMARY: 0 hazards displayed", {"passed"}, 0),
-        ("RACECHECK SUMMARY: 2 hazards displayed", {"failed"}, 0),
-        ("killed", set(), 2),
+        (GOOD, 0, "passed"),
+        (GOOD, 1, "failed"),
+        ("======= CLEAN SUMMARY: 0 errors", 0, "failed"),
+        (f"{proofs.END}\n======= CLEAN SUMMARY: 2 errors", 0, "failed"),
+        (proofs.END, 0, ""),
+        ("killed", 137, ""),
     ],
+    ids=["good", "exit code", "died early", "errors", "no summary", "killed"],
 )
-def test_racecheck_reads_the_tools_summary(
-    machine, store, tmp_path, monkeypatch, printed, verdicts, left
-):
-    tool = tmp_path / "sanitizer"
-    tool.write_text(f"#!/bin/sh\necho '{printed}'\n")
+def test_a_sanitized_program_has_to_come_to_its_end(tmp_path, printed, code, verdict):
+    tool, asked = tmp_path / "sanitizer", tmp_path / "asked"
+    tool.write_text(SANITIZER.format(asked=asked, printed=printed, code=code))
     tool.chmod(0o755)
-    monkeypatch.setattr(proofs, "SANITIZERS", (str(tool),))
+    sanitizer = proofs.Sanitizer("clean", "CLEAN SUMMARY: 0 errors", 60.0, ("--more",))
+    assert proofs._checked(str(tool), sanitizer, "code", 600.0)[0] == verdict
+    words = asked.read_text().split()
+    assert words[:5] == ["--tool", "clean", "--print-limit", "20", "--more"]
+    assert words[-2:] == ["-c", "code"]
+
+
+def test_what_a_sanitizer_found_is_recorded_and_what_it_did_not_see_is_left(
+    machine, store, monkeypatch
+):
+    verdicts = {"a": ("passed", ""), "b": ("failed", "an error"), "c": ("", "killed")}
+    seen = []
+
+    def checked(tool, sanitizer, code, seconds):
+        seen.append((code, seconds))
+        return verdicts[code]
+
+    monkeypatch.setattr(proofs, "SANITIZERS", (sys.executable,))
+    monkeypatch.setattr(proofs, "_checked", checked)
     this, _ = this_run(store)
-    assert proofs.racecheck(this, 1e6) == left
-    assert set(this.records[0].check.outcomes.values()) == verdicts
+    programs = {name: name for name in verdicts}
+    assert proofs._sanitized(this, 1e6, proofs.ACCESSES, programs, 2) == 1
+    (record,) = this.records
+    assert record.check.outcomes == {"a": "passed", "b": "failed"}
+    assert record.check.output == "b\nan error\n\nc\nkilled"
+    assert {seconds for _, seconds in seen} == {60.0}
+    seen.clear()
+    assert proofs._sanitized(this, 1e6, proofs.ACCESSES, programs, 2) == 1
+    assert [code for code, _ in seen] == ["c"]
+    assert proofs._sanitized(this, 0.0, proofs.ACCESSES, programs, 2) == 1
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", [*bench.ops(), "lstm.lstm split, float32"])
+def test_programs_for_sanitizers_come_to_their_end(machine, store, monkeypatch, capsys, name):
+    """On a processor, with PyTorch's operators in the place of the kernels."""
+    programs = {}
+
+    def kept(this, deadline, sanitizer, some, at_once):
+        programs.update(some)
+        return 0
+
+    monkeypatch.setattr(proofs, "_sanitized", kept)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    proofs.racecheck(this_run(store)[0], 1e6)
+    code = programs[name].replace('"cuda"', '"cpu"').replace('"triton"', '"torch"')
+    exec(code, {})
+    assert capsys.readouterr().out == f"{proofs.END}\n"
 
 
 def test_a_hang_is_recorded_and_not_tried_again(machine, store):
