@@ -54,7 +54,7 @@ lint: $(STAMP)
 
 # What the repository holds of the compiler's output and of the published records, made again.
 tables: $(STAMP)
-	$(SUITE) bench compile $(if $(ARCH),--arch $(ARCH))
+	$(SUITE) bench compile
 	$(SUITE) report --store results --into README.md --check
 
 check: lint tables test

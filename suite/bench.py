@@ -5,6 +5,7 @@ in turn, in one session, so that their ratios are those of pairs; a session that
 providers asked for is measured again as a whole.
 """
 
+import dataclasses
 import fnmatch
 import hashlib
 import importlib.metadata
@@ -15,10 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from kernels import tuning
 from kernels.bench.accuracy import Accuracy as Error
 from kernels.bench.measure import Outcome, measure
 from kernels.bench.providers import defaults, names, providers
@@ -168,6 +171,9 @@ def run(
 ) -> list[Record]:
     """Measure sessions and store a record of each provider, session by session.
 
+    It ends with a session after which this process can compute nothing more on the GPU; that one
+    is not measured again.
+
     Args:
         sessions: what to measure.
         store: where records go.
@@ -199,6 +205,8 @@ def run(
             store.put(record)
         made += records
         told(session, records)
+        if any(record.extra.get("reason") == LOST for record in records):
+            break
     return made
 
 
@@ -222,16 +230,20 @@ def _is_settled(
     return any(too_large or all(settled[i][s] != TOO_LARGE for i in ids) for s in together)
 
 
-TOO_LARGE = "too large"
+# Reasons that records have in ``extra``.
+TOO_LARGE, LOST = "too large", "the GPU was lost"
 
 
 def _settled(store: Store, sessions: Iterable[Session]) -> dict[str, dict[str, str]]:
     """Cell -> session -> its status, of what the store holds."""
     found: dict[str, dict[str, str]] = {}
-    for op in sorted({s.workload.op for s in sessions}):
+    for op, device in sorted({(s.workload.op, s.workload.device) for s in sessions}):
         for record in store.scan(f"{task_id(op)}/*.json"):
-            if record.micro and record.status in SETTLED:
-                large = record.status == "skipped" and record.extra.get("reason") == TOO_LARGE
+            if record.config.resolved.get("device") != device or not _as_tuned(record):
+                continue
+            reason = record.extra.get("reason")
+            if record.micro and (record.status in SETTLED or reason == LOST):
+                large = record.status == "skipped" and reason == TOO_LARGE
                 status = TOO_LARGE if large else record.status
                 found.setdefault(record.run_id, {})[record.micro.session] = status
     return found
@@ -260,6 +272,7 @@ def _measured(
         extra = {"reason": TOO_LARGE}
     else:
         outcomes = measured(session.workload, session.providers, rounds)
+        extra = {"reason": LOST} if any(outcome.lost for outcome in outcomes) else {}
     wall = perf_counter() - begin
     node = node.model_copy(update={"load1_end": provenance.load1()})
     session_id = uuid.uuid4().hex[:16]
@@ -283,22 +296,41 @@ def task_id(op: str) -> str:
     return "kernels." + re.sub(r"[^\w.-]+", "-", op)
 
 
-def version(op: str, configs: bool = True) -> str:
+def version(op: str, device: str | None = None) -> str:
     """SHA-256 of the code behind a number: the op's, what kernels share, and what times them.
 
     Args:
         op: its name.
-        configs: whether launch parameters count, which do not change what is computed.
+        device: one whose launch parameters count too; they do not change what is computed.
     """
     folders = _folders(op.partition(".")[0])
     files = [KERNELS / name for name in SHARED]
     files += [p for f in folders for p in (KERNELS / f).glob("*.py") if p.name != "cases.py"]
-    if configs:
-        files += [p for f in folders for p in (KERNELS / "configs" / f).glob("*.json")]
+    if device is not None:
+        name = tuning.device_file(device_name(device))
+        files += [KERNELS / "configs" / folder / name for folder in folders]
     content = hashlib.sha256()
     for path in sorted(p for p in files if p.exists()):
         content.update(f"{path.relative_to(KERNELS)}\n".encode() + path.read_bytes())
     return content.hexdigest()
+
+
+def launches(asked: Iterable[tuning.Asked], device: str) -> dict[str, Any]:
+    """What launchers ask for, and the parameters that they get on a device as it is tuned now."""
+    found = {}
+    for a in asked:
+        # Of a tensor only type and place are looked at.
+        like: Any = SimpleNamespace(dtype=DTYPES[a.dtype], device=torch.device(device))
+        gets = dict(tuning.tuned(a.kernel, like, a.default, (), **a.sizes))
+        found[a.kernel] = dataclasses.asdict(a) | {"gets": gets}
+    return found
+
+
+def _as_tuned(record: Record) -> bool:
+    """Whether launchers would get the parameters now with which a record was measured."""
+    kept = record.kernels.config
+    asked = [tuning.Asked(**{k: v for k, v in a.items() if k != "gets"}) for a in kept.values()]
+    return launches(asked, record.config.resolved["device"]) == kept
 
 
 def _folders(folder: str) -> list[str]:
@@ -324,8 +356,7 @@ def cell_id(w: Workload, provider: str) -> str:
     return digest(
         {
             **_config(w, provider),
-            # Launch parameters change what our kernels cost, and nothing else's.
-            "version": version(w.op, configs=provider == "triton"),
+            "version": version(w.op),
             "device_name": device_name(w.device),
             "torch": env.torch.version,
             "triton": (env.triton or {}).get("version"),
@@ -386,6 +417,7 @@ def _record(
         started_utc=started_utc,
         gpu=w.device.startswith("cuda"),
         dispatched=outcome.dispatched,
+        launched=launches(outcome.asked, w.device),
         **envelope,
     )
 
@@ -442,6 +474,7 @@ def sealed(
     started_utc: str,
     gpu: bool,
     dispatched: dict[str, dict[str, int]] | None = None,
+    launched: dict[str, Any] | None = None,
     **envelope: Any,
 ) -> Record:
     """A record of something that is no task: what a task would say of itself is left empty.
@@ -456,6 +489,7 @@ def sealed(
         started_utc: when the session began.
         gpu: whether a GPU computed.
         dispatched: which implementations ran.
+        launched: with which parameters their kernels were launched, as ``launches`` has it.
         envelope: the fields that go into the record as they are.
 
     Raises:
@@ -470,7 +504,10 @@ def sealed(
     elif kind == "attribution":
         name = ATTRIBUTIONS + str(config["name"])
     ended = utc()
-    cores, load = envelope["nodes"][0].cpu_cores, envelope["nodes"][0].load1_start or 0.0
+    cores = envelope["nodes"][0].cpu_cores
+    # For minutes the load average remembers our own processes, which compile for a GPU before it
+    # is timed, and have ended then.
+    load = provenance.running() if gpu else envelope["nodes"][0].load1_start
     content: dict[str, Any] = {
         "kind": kind,
         "status": status,
@@ -503,10 +540,12 @@ def sealed(
             gpus=float(gpu),
             colocated_runs=0,
             # The calls themselves keep all cores busy: a load beyond that is somebody else's.
-            contended=load > 1.5 * cores,
+            contended=(load or 0) > 1.5 * cores,
         ),
         "kernels": KernelsInfo(
-            requested=micro.provider if micro else "", dispatched=dispatched or {}
+            requested=micro.provider if micro else "",
+            dispatched=dispatched or {},
+            config=launched or {},
         ),
         "clock": Clock(
             wall_s=wall_s,

@@ -23,21 +23,22 @@ ENV_VARS = (
 
 # Where a file that git does not know changes what runs.
 CODE = ("suite/", "kernels/", "tasks/", "tests/")
+CHANGES = (".", ":(exclude)results", ":(exclude)kernels/configs")
 
 
 @functools.cache
 def code() -> CodeInfo:
     """The commit this process imported its code from, and whether it was changed since.
 
-    Measured results are not code: records written into ``results/``, or into a new folder of the
-    checkout, leave the tree clean.
+    What was measured is not code: records written into ``results/``, or into a new folder of the
+    checkout, leave the tree clean, and so do launch parameters, which the times of kernels name.
     """
     commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", ".", ":(exclude)results")
+    changes = _git("status", "--porcelain", "--", *CHANGES)
     if changes is not None:
         lines = changes.splitlines(keepends=True)
         changes = "".join(x for x in lines if not x.startswith("?? ") or x[3:].startswith(CODE))
-    diff = (_git("diff", "HEAD", "--", ".", ":(exclude)results") or "") + (changes or "")
+    diff = (_git("diff", "HEAD", "--", *CHANGES) or "") + (changes or "")
     return CodeInfo(
         commit=commit.strip() if commit else None,
         dirty=None if changes is None else bool(changes),
@@ -101,6 +102,14 @@ def env() -> EnvInfo:
 def load1() -> float | None:
     """The one-minute load average, where the system has one."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def running() -> int | None:
+    """How many threads compute at this moment, this one among them, where the system tells."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def cores() -> int:

@@ -150,6 +150,9 @@ class NodeInfo(_Part):
 class Placement(_Part):
     """Where the run sat, and with how many neighbours it shared the machine.
 
+    ``contended`` says that others took of its time: runs beside it, or where a kernel is timed more
+    than one and a half threads a core: on a processor by the load average at the session's begin,
+    on a GPU by the threads that compute at its end.
     ``exclusive`` is a promise of the scheduler: the run had all cores of ``node`` to itself.
     """
 
@@ -164,7 +167,11 @@ class Placement(_Part):
 
 
 class KernelsInfo(_Part):
-    """Which implementation was asked for, and which calls actually ran."""
+    """Which implementation was asked for, and which calls actually ran.
+
+    ``config`` is, for each kernel that was timed, what its launcher asked for and which parameters
+    it got.
+    """
 
     requested: str
     dispatched: dict[str, dict[str, int]] = Field(default_factory=dict)

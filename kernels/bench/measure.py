@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kernels import dispatch
+from kernels import dispatch, tuning
 from kernels.bench.accuracy import Accuracy, Gate, weights_of
 from kernels.bench.providers import Call, CannotRun, Provider, providers
 from kernels.bench.timing import Calls, Timed, make_current, on_cpu, on_cuda
@@ -27,7 +27,9 @@ class Outcome:
         accuracy: of the values, and of the gradients where there are any.
         timed: none unless it is ``ok``.
         dispatched: which implementation of which op ran how often.
+        asked: which parameters launchers asked for, the last of each kernel.
         peak_bytes: of GPU memory during a call; None on a processor.
+        lost: whether this process can compute nothing more on the device; of a whole session.
     """
 
     provider: str
@@ -36,7 +38,9 @@ class Outcome:
     accuracy: list[Accuracy] = field(default_factory=list)
     timed: Timed = field(default_factory=lambda: Timed([]))
     dispatched: dict[str, dict[str, int]] = field(default_factory=dict)
+    asked: list[tuning.Asked] = field(default_factory=list)
     peak_bytes: int | None = None
+    lost: bool = False
 
 
 def measure(
@@ -62,13 +66,48 @@ def measure(
         for name in names:
             outcome = Outcome(name)
             outcomes.append(outcome)
-            call = _checked(w, known[name], gate, outcome)
+            with tuning.observed() as asked:
+                call = _checked(w, known[name], gate, outcome)
+            outcome.asked = list(asked.values())
             if call:
                 calls[name] = call
-        timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
+            elif outcome.status == "crashed" and not usable(w.device):
+                return _lost(outcomes, names)
+        try:
+            timed = (timer or timer_of(w.device))(calls, rounds, seed) if calls else {}
+        except Exception as error:
+            # Which of them it was, is not known.
+            for outcome in outcomes:
+                if outcome.provider in calls:
+                    _end(outcome, error)
+            return outcomes if usable(w.device) else _lost(outcomes, names)
     for outcome in outcomes:
         outcome.timed = timed.get(outcome.provider, outcome.timed)
     return outcomes
+
+
+def usable(device: str) -> bool:
+    """Whether this process can still compute on a device.
+
+    After a kernel's illegal access, and errors of that kind, each later call on a GPU fails.
+    """
+    if device.startswith("cuda"):
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            return False
+    return True
+
+
+def _lost(outcomes: list[Outcome], names: Sequence[str]) -> list[Outcome]:
+    """The outcomes of a session that took the device from this process."""
+    found = outcomes + [Outcome(name) for name in names[len(outcomes) :]]
+    for outcome in found:
+        outcome.lost = True
+        if outcome.status == "ok":
+            outcome.status = "skipped"
+            outcome.detail = "not timed: after another provider the GPU was lost to the process"
+    return found
 
 
 def full_float32() -> contextlib.AbstractContextManager[None]:
@@ -92,25 +131,36 @@ def _checked(
         outcome.accuracy = gate.check(w, provider)
         wrong = [a for a in outcome.accuracy if not a.ok]
         if wrong:
-            outcome.status, outcome.detail = "invalid", "; ".join(map(_story, wrong))
+            outcome.status, outcome.detail = "invalid", "; ".join(map(story, wrong))
             return None
         dispatch.reset_counts()
         call = timeable(w, provider.build(w))
         outcome.peak_bytes = _peak_bytes(w, call)
-    except CannotRun as error:
-        outcome.status, outcome.detail = "skipped", str(error)
-    except torch.OutOfMemoryError as error:
-        outcome.status, outcome.detail = "oom", str(error).splitlines()[0]
     except Exception as error:
         # What a provider dies of is a result; the others go on.
-        outcome.status, outcome.detail = "crashed", f"{type(error).__name__}: {error}".strip()
+        _end(outcome, error)
+        return None
+    outcome.dispatched = dispatch.counts()
+    return call
+
+
+def _end(outcome: Outcome, error: Exception) -> None:
+    """Note what a provider died of."""
+    if isinstance(error, CannotRun):
+        outcome.status, outcome.detail = "skipped", str(error)
+    elif isinstance(error, torch.OutOfMemoryError):
+        outcome.status, outcome.detail = "oom", str(error).splitlines()[0]
     else:
-        outcome.dispatched = dispatch.counts()
-        return call
-    return None
+        outcome.status, outcome.detail = "crashed", told(error)
 
 
-def _story(a: Accuracy) -> str:
+def told(error: Exception) -> str:
+    """An error in words."""
+    return f"{type(error).__name__}: {error}".strip()
+
+
+def story(a: Accuracy) -> str:
+    """How far something is off, and how far it may be."""
     error = "not finite, or of another shape" if a.error is None else f"{a.error:.2e}"
     return f"error of {a.of} {error}, allowed {a.limit:.2e}"
 

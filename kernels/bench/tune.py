@@ -17,7 +17,7 @@ import torch
 
 from kernels import tuning
 from kernels.bench.accuracy import Gate
-from kernels.bench.measure import Timer, timeable
+from kernels.bench.measure import Timer, story, timeable, told, usable
 from kernels.bench.providers import CannotRun, Provider, providers
 from kernels.bench.timing import on_cuda
 from kernels.bench.workload import Workload, workloads
@@ -29,7 +29,9 @@ MOST = {"num_warps": 16, "num_stages": 5}
 LEAST = {"num_warps": 1, "num_stages": 1}
 BLOCKS = (16, 256)
 
-Seconds = Callable[[Workload, str, dict[str, int], dict[str, int]], tuple[float, float] | None]
+# Of a candidate and of the best so far; or why the candidate is no good.
+Pair = tuple[float, float] | str
+Seconds = Callable[[Workload, str, dict[str, int], dict[str, int]], Pair]
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,13 @@ def tune(
 
     Args:
         w: the workload, on a GPU.
-        seconds: times a kernel's candidate and its best so far, None where the candidate is no
+        seconds: times a kernel's candidate and its best so far, or says why the candidate is no
             good; on the GPU when None.
         stop: whether to end after the candidate at hand.
 
     Raises:
         CannotRun: Triton does not take the workload.
+        Exception: whatever a launch with the heuristic's parameters dies of.
     """
     timed, found = seconds or Trials().seconds, []
     for asked in launched(w):
@@ -81,7 +84,7 @@ def tune(
 
 def _climbed(
     default: dict[str, int],
-    seconds: Callable[[dict[str, int], dict[str, int]], tuple[float, float] | None],
+    seconds: Callable[[dict[str, int], dict[str, int]], Pair],
     stop: Callable[[], bool],
 ) -> tuple[dict[str, int], float]:
     """The best parameters, and how many times as long the call takes with the first ones."""
@@ -91,7 +94,7 @@ def _climbed(
             begun = best[name]
             while not stop() and (value := step(name, best[name])) is not None:
                 pair = seconds({**best, name: value}, best)
-                if pair is None or pair[0] > pair[1] * (1 - GAIN):
+                if isinstance(pair, str) or pair[0] > pair[1] * (1 - GAIN):
                     break
                 best, gain = {**best, name: value}, gain * pair[1] / pair[0]
             if best[name] != begun:
@@ -146,14 +149,20 @@ class Trials:
 
     def seconds(
         self, w: Workload, kernel: str, candidate: dict[str, int], best: dict[str, int]
-    ) -> tuple[float, float] | None:
-        """Medians of the call with the candidate and with the best so far."""
+    ) -> Pair:
+        """Medians of the call with the candidate and with the best so far.
+
+        Raises:
+            CannotRun: Triton does not take the workload.
+            Exception: what leaves this process without its GPU.
+        """
         known = providers(w.op)
         gate = self.gates.setdefault(w, Gate(known["reference"]))
         try:
             with tuning.trial(kernel, candidate):
-                if not all(a.ok for a in gate.check(w, known["triton"])):
-                    return None
+                wrong = [story(a) for a in gate.check(w, known["triton"]) if not a.ok]
+            if wrong:
+                return "; ".join(wrong)
             calls = {
                 "candidate": _within(w, known["triton"], kernel, candidate),
                 "best": _within(w, known["triton"], kernel, best),
@@ -161,9 +170,11 @@ class Trials:
             timed = self.timer(calls, ROUNDS, 0)
         except CannotRun:
             raise
-        except Exception:
+        except Exception as error:
             # Triton has many ways to say that a candidate does not fit; all mean: not this one.
-            return None
+            if not usable(w.device):
+                raise
+            return told(error)
         new, old = (_median(timed[name].timings[-1].samples_s) for name in ("candidate", "best"))
         return new, old
 

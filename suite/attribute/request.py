@@ -96,7 +96,9 @@ class Request:
             {
                 "task": self.task,
                 "version": task.version(self.task),
-                "kernels": {op: bench.version(op) for op in sorted((*self.ops, *self.others))},
+                "kernels": {
+                    op: bench.version(op, self.device) for op in sorted((*self.ops, *self.others))
+                },
                 "profile": self.profile,
                 "variant": self.variant,
                 "baseline": self.baseline,

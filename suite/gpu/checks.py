@@ -6,6 +6,8 @@ from suite.gpu.stage import Run
 
 # Of what a record keeps of the tests that failed.
 MOST_OUTPUT = 100_000
+# What is said where memory is full: by PyTorch, the driver, cuBLAS and cuDNN.
+CROWDED = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
 
 
 def put(
@@ -62,7 +64,7 @@ def identity(this: Run, name: str) -> str:
     from suite import bench
     from suite.record import digest
 
-    versions = {op: bench.version(op, configs=False) for op in bench.ops()}
+    versions = {op: bench.version(op) for op in bench.ops()}
     return digest({"check": name, "versions": versions, **machine(this.device)})
 
 
@@ -76,6 +78,21 @@ def machine(device: str) -> dict[str, str | bool | None]:
         "torch": env.torch.version,
         "triton": (env.triton or {}).get("version"),
     }
+
+
+def lost(this: Run) -> bool:
+    """Whether this process can compute nothing more on the GPU, which is said."""
+    from kernels.bench.measure import usable
+
+    if usable(this.device):
+        return False
+    this.say("  an error took the GPU from this process; the next call goes on after it")
+    return True
+
+
+def crowded(why: str) -> bool:
+    """Whether something failed for lack of memory."""
+    return any(text in why for text in CROWDED)
 
 
 def joined(why: dict[str, str]) -> str:

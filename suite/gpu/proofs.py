@@ -1,8 +1,9 @@
-"""Kernels as a GPU runs them: the tests of tests/gpu, and the vendor's race detector."""
+"""Kernels as a GPU runs them: the tests of tests/gpu, and the vendor's sanitizers."""
 
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,39 +11,54 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from suite.gpu import checks
 from suite.gpu.stage import GRACE_S, Run, workers
 
 ROOT = Path(__file__).parent.parent.parent
 
+# In less, pytest does not come to more than collecting.
+RETRY_S = 40.0
+# A test that takes longer does not end.
+HANGS_S = 2 * GRACE_S
+
 
 def tests(this: Run, deadline: float) -> int:
     """Run the tests that have not passed yet; a record holds the outcome of each."""
-    from suite.record import Check
-
     outcomes, left = checks.earlier(this, "gpu_tests")
     if outcomes and not left:
         return 0
-    begin, seconds = this.now(), this.seconds(deadline)
+    seconds = this.seconds(deadline)
     if seconds <= 0:
         return left or 1
+    begin = this.now()
     ran = pytest_run(sorted(outcomes), seconds)
-    outcomes |= ran.outcomes
-    if crowded := [name for name, why in ran.why.items() if "OutOfMemoryError" in why]:
+    crowded = [name for name, why in ran.why.items() if checks.crowded(why)]
+    ran = ran.without(crowded)
+    _put(this, outcomes, ran, begin)
+    if crowded and (seconds := this.seconds(deadline)) >= RETRY_S:
         # Tests of several processes share the memory; these get all of it.
-        ran = ran.again(pytest_run([], this.seconds(deadline), crowded, at_once=1))
-        outcomes |= ran.outcomes
+        begin = this.now()
+        ran = ran.again(pytest_run([], seconds, crowded, at_once=1))
+        _put(this, outcomes, ran, begin)
+    return ran.left
+
+
+def _put(this: Run, earlier: dict[str, Any], ran: "Tests", begin: float) -> None:
+    """Record what became of tests, those of earlier calls among them."""
+    from suite.record import Check
+
     for name in sorted(ran.why):
         this.say(f"  {name}: {ran.why[name].strip().splitlines()[-1:]}")
     output = checks.joined(ran.why)
-    check = Check(name="tests/gpu", outcomes=outcomes, left=ran.left, output=output)
+    check = Check(name="tests/gpu", outcomes=earlier | ran.outcomes, left=ran.left, output=output)
     failed = checks.put(this, "gpu_tests", check, this.now() - begin)
-    this.say(f"tests: {len(ran.outcomes)} run, {failed} failed in all")
-    return ran.left
+    this.say(f"tests: {len(ran.outcomes)} run, {failed} failed in all, {ran.left} left")
 
 
 @dataclass(frozen=True)
@@ -59,10 +75,16 @@ class Tests:
     left: int
     why: dict[str, str]
 
+    def without(self, some: Collection[str]) -> "Tests":
+        """The same, with some of them left."""
+        outcomes = {name: outcome for name, outcome in self.outcomes.items() if name not in some}
+        why = {name: text for name, text in self.why.items() if name not in some}
+        return Tests(outcomes, self.left + len(some), why)
+
     def again(self, some: "Tests") -> "Tests":
-        """The same, with some of them run again."""
-        why = {name: text for name, text in self.why.items() if name not in some.outcomes}
-        return Tests(self.outcomes | some.outcomes, self.left, why | some.why)
+        """The same, with some of those that were left run."""
+        left = self.left - len(some.outcomes)
+        return Tests(self.outcomes | some.outcomes, left, self.why | some.why)
 
 
 def pytest_run(
@@ -99,16 +121,18 @@ def pytest_run(
         # other versions of packages warn, no kernel is guilty.
         command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "--tb=short"]
         command += ["-W", "default", "-p", "no:cacheprovider", *_parallel(at_once), *which]
-        output = _until(command, variables, seconds + GRACE_S / 2)
+        output, code = _until(command, variables, seconds + GRACE_S / 2)
+        ended = time.time()
         lines = [json.loads(line) for line in log.read_text().splitlines()]
     collected = next((line["collected"] for line in lines if "collected" in line), None)
     if collected is None:
         raise OSError(f"pytest collected no tests: {output[-2000:]}")
-    begun = [line["begun"] for line in lines if "begun" in line]
+    begun = {line["begun"]: line["at"] for line in lines if "begun" in line}
     found = {line["test"]: line["outcome"] for line in lines if "test" in line}
     why = {line["test"]: line["detail"] for line in lines if line.get("outcome") == "failed"}
-    for name in begun:
-        if name not in found:
+    for name, at in begun.items():
+        # What the end of the time has cut short is left.
+        if name not in found and (code is not None or ended - at > HANGS_S):
             found[name], why[name] = "failed", "it hung, or took its process with it"
     return Tests(found, int(collected) - len(found), why)
 
@@ -119,11 +143,13 @@ def _parallel(at_once: int | None) -> list[str]:
     if importlib.util.find_spec("xdist") is not None:
         options += ["-n", str(at_once or workers())]
     if importlib.util.find_spec("pytest_timeout") is not None:
-        options += [f"--timeout={GRACE_S * 2:g}", "--timeout-method=thread"]
+        options += [f"--timeout={HANGS_S:g}", "--timeout-method=thread"]
     return options
 
 
 SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
+# A program that ends before this has not been checked.
+END = "all of it ran"
 
 # Small, for the tool watches every access; large enough that programs wait for each other.
 WAITING = """
@@ -135,47 +161,125 @@ leaves = [t.requires_grad_() for t in (x, *weights)]
 y, last = lstm(*leaves, state, impl="triton")
 torch.autograd.grad(y.sum(), leaves)
 torch.cuda.synchronize()
+print("{end}")
+"""
+
+# The odd sizes that every op is tested with, where a mask that is wrong shows.
+ODD = """
+import importlib, torch
+from kernels.bench.accuracy import evaluated
+from kernels.bench.providers import providers
+from kernels.bench.workload import RAGGED, Workload
+case = importlib.import_module("kernels.{folder}.cases").TEST[1]
+w = Workload("{op}", case, torch.float32, "full", "cuda", "{op}" in RAGGED)
+evaluated(providers("{op}")["triton"].build(w), True, torch.float32)
+torch.cuda.synchronize()
+print("{end}")
 """
 
 
+@dataclass(frozen=True)
+class Sanitizer:
+    """One of NVIDIA's tools that watch what kernels do.
+
+    Attributes:
+        name: what it is called.
+        clean: what it says at the end where it has found nothing.
+        seconds: for each program; after that it is stopped.
+        options: how it is called.
+        variables: of its programs' environment.
+    """
+
+    name: str
+    clean: str
+    seconds: float
+    options: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+RACES = Sanitizer("racecheck", "RACECHECK SUMMARY: 0 hazards", math.inf)
+# Of a tensor within a larger block nobody sees where it ends. That PyTorch asks the driver for what
+# it has not is no error of a kernel.
+ACCESSES = Sanitizer(
+    "memcheck",
+    "ERROR SUMMARY: 0 errors",
+    60.0,
+    ("--report-api-errors", "no"),
+    {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+)
+
+
 def racecheck(this: Run, deadline: float) -> int:
-    """Run the kernels whose programs wait for each other under NVIDIA's race detector."""
+    """Run kernels under NVIDIA's sanitizers; a record of each holds the outcomes.
+
+    Under the race detector those whose programs wait for each other; under the checker of memory
+    every op on one case of odd sizes, values and gradients.
+    """
+    from suite import bench
+
+    races = {
+        f"lstm.lstm split, {dtype}": WAITING.format(dtype=dtype, end=END)
+        for dtype in ("float32", "bfloat16")
+    }
+    accesses = {op: ODD.format(op=op, folder=op.partition(".")[0], end=END) for op in bench.ops()}
+    # Under the race detector a program has the GPU for itself.
+    left = _sanitized(this, deadline, RACES, races, 1)
+    return left + _sanitized(this, deadline, ACCESSES, accesses, workers())
+
+
+def _sanitized(
+    this: Run, deadline: float, sanitizer: Sanitizer, programs: Mapping[str, str], at_once: int
+) -> int:
+    """Run programs under a sanitizer, some at once; how many are left."""
     from suite.record import Check
 
-    dtypes = ("float32", "bfloat16")
-    outcomes, _ = checks.earlier(this, "racecheck")
-    todo = [d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes]
+    outcomes, _ = checks.earlier(this, sanitizer.name)
+    todo = [name for name in programs if name not in outcomes]
     if not todo:
         return 0
     tool = next((found for name in SANITIZERS if (found := shutil.which(name))), None)
-    begin, output = this.now(), "" if tool else f"no {SANITIZERS[0]} on this machine"
-    for dtype in todo:
+    if tool and this.seconds(deadline) <= 0:
+        return len(todo)
+    begin, why = this.now(), dict[str, str]()
+
+    def watch(name: str) -> None:
         seconds = this.seconds(deadline)
-        name = f"lstm.lstm split, {dtype}"
         if tool is None:
-            outcomes[name] = "skipped"
+            outcomes[name], why[name] = "skipped", f"no {SANITIZERS[0]} on this machine"
         elif seconds > 0:
-            verdict, output = _raced(tool, WAITING.format(dtype=dtype), seconds + GRACE_S / 2)
+            limit = min(seconds + GRACE_S / 2, sanitizer.seconds)
+            verdict, output = _checked(tool, sanitizer, programs[name], limit)
             if verdict:
                 outcomes[name] = verdict
-    left = len([d for d in dtypes if f"lstm.lstm split, {d}" not in outcomes])
-    check = Check(name="racecheck", outcomes=outcomes, left=left, output=output)
-    checks.put(this, "racecheck", check, this.now() - begin)
+            if verdict != "passed":
+                why[name] = output
+
+    with ThreadPoolExecutor(at_once) as threads:
+        list(threads.map(watch, todo))
+    left = len([name for name in programs if name not in outcomes])
+    output = checks.joined(why)
+    check = Check(name=sanitizer.name, outcomes=outcomes, left=left, output=output)
+    failed = checks.put(this, sanitizer.name, check, this.now() - begin)
+    this.say(f"{sanitizer.name}: {len(todo)} programs, {failed} failed in all, {left} left")
     return left
 
 
-def _raced(tool: str, code: str, seconds: float) -> tuple[str, str]:
-    """``passed``, ``failed`` or nothing where time ran out; and what the tool printed."""
-    command = [tool, "--tool", "racecheck", "--print-limit", "20", sys.executable, "-c", code]
-    output = _until(command, {"PYTHONPATH": str(ROOT)}, seconds)
-    if "RACECHECK SUMMARY: 0 hazards" in output:
+def _checked(tool: str, sanitizer: Sanitizer, code: str, seconds: float) -> tuple[str, str]:
+    """``passed``, ``failed`` or nothing where there is no verdict; and what was printed."""
+    command = [tool, "--tool", sanitizer.name, "--print-limit", "20", *sanitizer.options]
+    variables = {"PYTHONPATH": str(ROOT), **sanitizer.variables}
+    output, exit_code = _until([*command, sys.executable, "-c", code], variables, seconds)
+    if exit_code == 0 and END in output and sanitizer.clean in output:
         return "passed", output[-4000:]
-    # Without its summary the tool was killed, or could not start.
-    return ("failed" if "RACECHECK SUMMARY" in output else ""), output[-4000:]
+    # Without its summary the tool was stopped, or could not start.
+    summary = sanitizer.clean.partition(":")[0]
+    return ("failed" if summary in output else ""), output[-4000:]
 
 
-def _until(command: list[str], variables: dict[str, str], seconds: float) -> str:
-    """What a command printed, killed after some seconds with all that it started.
+def _until(command: list[str], variables: dict[str, str], seconds: float) -> tuple[str, int | None]:
+    """What a command printed, and its exit code; None where it was killed after some seconds.
+
+    With it goes all that it started.
 
     Its kernels are compiled, whatever this process does with its own.
     """
@@ -189,8 +293,9 @@ def _until(command: list[str], variables: dict[str, str], seconds: float) -> str
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        code = None
         try:
-            process.wait(seconds)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -198,4 +303,4 @@ def _until(command: list[str], variables: dict[str, str], seconds: float) -> str
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         output.seek(0)
-        return output.read()
+        return output.read(), code

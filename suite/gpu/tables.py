@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from suite.gpu import ahead, checks
+from suite.gpu import ahead, checks, tuner
 from suite.gpu.stage import Run
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     from kernels.bench.measure import Outcome, measure
     from suite import bench
 
+    # What is measured is what the tuner has found, on whichever machine it did.
+    tuner.restored(this)
     todo = bench.unsettled(sessions, this.store)
+    if not todo or checks.lost(this):
+        return len(todo)
     warm(this, todo, deadline)
     by_workload = {s.workload: s for s in todo}
 
@@ -66,7 +70,10 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
         stop=this.until(deadline),
     )
     this.records += made
-    return len(todo) - len({r.micro.session for r in made if r.micro})
+    left = len(todo) - len({r.micro.session for r in made if r.micro})
+    if left:
+        checks.lost(this)
+    return left
 
 
 def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> None:
@@ -127,7 +134,7 @@ def _barriers(this: Run, deadline: float) -> int:
     for programs in BARRIER_PROGRAMS:
         if _barrier_id(this, programs) in known:
             continue
-        if this.until(deadline)():
+        if this.until(deadline)() or checks.lost(this):
             left += 1
             continue
         record = _barrier(this, programs)

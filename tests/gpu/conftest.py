@@ -62,7 +62,7 @@ def pytest_runtest_protocol(item):
     # Not ``session.shouldstop``: a worker of pytest-xdist that stops is taken for a crashed one.
     if time.time() > float(os.environ.get("FDL_GPU_DEADLINE", "inf")):
         return True
-    _log(begun=item.nodeid)
+    _log(begun=item.nodeid, at=time.time())
     return None
 
 

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from kernels import tuning
 from kernels.bench import measure as measuring
 from kernels.bench.accuracy import FLOOR, MORE_DRAWS, Gate
 from kernels.bench.measure import measure
@@ -168,6 +169,66 @@ def test_what_breaks_is_an_outcome_and_the_others_go_on(monkeypatch):
     found = measure(small("dnc.usage"), ["c", "r", "m", "torch"], 1, timer=once)
     assert [o.status for o in found] == ["crashed", "skipped", "oom", "ok"]
     assert found[0].detail == "RuntimeError: no such thing"
+
+
+def test_what_launchers_ask_for_is_kept(monkeypatch):
+    def build(w):
+        args = differentiable(w.arguments())
+        tuning.tuned("dnc.usage_forward", args[0], {"num_warps": 4}, B=2, N=5)
+        return providers("dnc.usage")["torch"].build(w)
+
+    known = dict(providers("dnc.usage")) | {"asks": Provider("asks", build)}
+    monkeypatch.setattr(measuring, "providers", lambda op: known)
+    plain, asks = measure(small("dnc.usage"), ["torch", "asks"], 1, timer=once)
+    assert plain.asked == []
+    assert asks.asked == [
+        tuning.Asked("dnc.usage_forward", "float32", {"B": 2, "N": 5}, {"num_warps": 4})
+    ]
+
+
+def no_gpu(device):
+    return False
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(RuntimeError("it broke"), "crashed"), (torch.OutOfMemoryError("too much"), "oom")],
+)
+def test_what_breaks_while_it_is_timed_is_an_outcome(error, status):
+    def breaks(calls, rounds, seed):
+        raise error
+
+    found = measure(small("dnc.usage"), ["reference", "torch", "triton"], 1, timer=breaks)
+    assert [o.status for o in found] == [status, status, "skipped"]
+    assert str(error) in found[0].detail
+    assert not any(o.lost or o.timed.timings for o in found)
+
+
+def test_who_takes_the_gpu_from_the_process_is_told_from_who_comes_after(monkeypatch):
+    def crash(w):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    known = dict(providers("dnc.usage")) | {"c": Provider("c", crash)}
+    monkeypatch.setattr(measuring, "providers", lambda op: known)
+    monkeypatch.setattr(measuring, "usable", no_gpu)
+    found = measure(small("dnc.usage"), ["torch", "c", "reference"], 1, timer=once)
+    assert [o.status for o in found] == ["skipped", "crashed", "skipped"]
+    assert "illegal memory access" in found[1].detail
+    assert all(o.lost and not o.timed.timings for o in found)
+
+
+def test_a_processor_is_never_lost():
+    assert measuring.usable("cpu")
+
+
+def test_a_gpu_is_lost_when_waiting_for_it_is_an_error(monkeypatch):
+    def waits(device):
+        if device == "cuda:1":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", waits)
+    assert measuring.usable("cuda:0")
+    assert not measuring.usable("cuda:1")
 
 
 def test_without_room_for_float64_less_of_the_batch_is_compared():

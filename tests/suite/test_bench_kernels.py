@@ -8,6 +8,7 @@ import torch
 from record_factory import make_record
 from typer.testing import CliRunner
 
+from kernels import tuning
 from kernels.bench.accuracy import Accuracy
 from kernels.bench.measure import Outcome
 from kernels.bench.timing import Timed, Timing
@@ -101,6 +102,18 @@ def test_without_a_time_there_is_a_status(store, status):
     assert bool(again.asked) == (status == "crashed")
 
 
+def test_a_session_that_loses_the_gpu_is_the_last_and_is_not_measured_again(store):
+    lost = Outcome("torch", "crashed", "an illegal access", lost=True)
+    made = bench.run(SMALL.sessions(), store, measured=Fake(torch=lost))
+    assert [(r.impl, r.micro.mode) for r in made] == [
+        ("reference", "forward"),
+        ("torch", "forward"),
+    ]
+    again = Fake()
+    bench.run(SMALL.sessions(), store, measured=again)
+    assert [mode for _, _, mode, _ in again.asked] == ["full"]
+
+
 def test_a_time_without_accuracy_is_no_record(store):
     unproven = dataclasses.replace(good("torch"), accuracy=[accuracy(ok=False)])
     with pytest.raises(ValueError, match="a time without a proof"):
@@ -134,7 +147,7 @@ def test_what_is_too_large_is_recorded_as_skipped_until_the_limit_allows_it(stor
 
 def test_changed_code_is_measured_again(store, monkeypatch):
     bench.run(SMALL.sessions(), store, measured=Fake())
-    monkeypatch.setattr(bench, "version", lambda op, configs=True: "0" * 64)
+    monkeypatch.setattr(bench, "version", lambda op: "0" * 64)
     again = Fake()
     bench.run(SMALL.sessions(), store, measured=again)
     assert len(again.asked) == 2
@@ -160,17 +173,58 @@ def test_the_version_is_that_of_all_code_behind_a_number(tmp_path, monkeypatch):
     }
 
 
-def test_launch_parameters_change_our_kernels_only(tmp_path, monkeypatch):
-    folder = tmp_path / "kernels"
-    (folder / "configs" / "dnc").mkdir(parents=True)
-    (folder / "dnc").mkdir()
-    monkeypatch.setattr(bench, "KERNELS", folder)
-    w = SMALL.sessions()[0].workload
-    before = [bench.cell_id(w, name) for name in ("torch", "triton")]
-    (folder / "configs" / "dnc" / "gpu.json").write_text("{}")
-    after = [bench.cell_id(w, name) for name in ("torch", "triton")]
-    assert before[0] == after[0]
-    assert before[1] != after[1]
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """Writes launch parameters for a kernel of some sizes, on this device or another."""
+    monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
+    monkeypatch.setattr(tuning, "_file_of", lambda device: "here.json")
+
+    def write(sizes, config, file="here.json"):
+        path = tuning.path("dnc.", file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        entry = {"kernel": "dnc.usage_forward", "dtype": "float32"}
+        entry |= {"sizes": sizes, "config": config}
+        path.write_text(json.dumps({"entries": [entry]}))
+        tuning._table.cache_clear()
+        tuning._nearest.cache_clear()
+
+    yield write
+    tuning._table.cache_clear()
+    tuning._nearest.cache_clear()
+
+
+def test_a_row_is_measured_again_when_its_launch_parameters_change(store, configs):
+    request = dataclasses.replace(SMALL, modes=("forward",))
+    asked = tuning.Asked("dnc.usage_forward", "float32", {"B": 16, "N": 16}, {"num_warps": 4})
+    ours = dataclasses.replace(good("torch"), asked=[asked])
+
+    def made():
+        return len(bench.run(request.sessions(), store, measured=Fake(torch=ours)))
+
+    assert made() == 2
+    configs({"B": 16, "N": 16}, {"num_warps": 8}, "elsewhere.json")
+    assert made() == 0, "another device's"
+    configs({"B": 16, "N": 4096}, {"num_warps": 8})
+    assert made() == 0, "another size's"
+    configs({"B": 16, "N": 16}, {"num_warps": 8})
+    assert made() == 2
+    assert made() == 0
+    kept = [r.kernels.config["dnc.usage_forward"] for r in stored(store) if r.impl == "torch"]
+    assert sorted(k["gets"]["num_warps"] for k in kept) == [4, 8]
+
+
+def test_the_version_counts_launch_parameters_of_a_device(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "KERNELS", tmp_path)
+    monkeypatch.setattr(bench, "device_name", lambda device: f"GPU of {device}")
+    (tmp_path / "configs" / "dnc").mkdir(parents=True)
+    (tmp_path / "dnc").mkdir()
+
+    def versions():
+        return [bench.version("dnc.usage", device) for device in (None, "here", "there")]
+
+    before = versions()
+    (tmp_path / "configs" / "dnc" / "GPU-of-here.json").write_text("{}")
+    assert [a == b for a, b in zip(before, versions(), strict=True)] == [True, False, True]
 
 
 def tables(store):

@@ -1,5 +1,7 @@
 """``suite gpu`` without a GPU: order, budget, what is continued, and what is recorded."""
 
+import dataclasses
+import functools
 import json
 import operator
 import os
@@ -10,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,8 @@ from kernels.bench.measure import Outcome
 from kernels.bench.providers import CannotRun
 from kernels.bench.timing import Timed, Timing
 from kernels.bench.workload import workloads
-from suite import bench
+from suite import bench, provenance
+from suite.codes import UNTRUSTED
 from suite.gpu import ahead, command, mps, proofs, runs, stage, tables, tuner
 from suite.store import Store, StoreError
 
@@ -48,6 +51,11 @@ def store(tmp_path):
     return Store(str(tmp_path / "store"))
 
 
+def all_good(function, jobs, seconds, each=0.0):
+    """What other processes say of jobs that end well."""
+    return [""] * len(jobs)
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """The stages on a device that is called a GPU and computes on the processor."""
@@ -55,7 +63,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "device_name", lambda device: GPU)
     monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(few))
     monkeypatch.setattr(tables, "_lstm_matrix", lambda device: [])
-    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(lambda *a: None))
+    monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(all_good))
     monkeypatch.setattr(tables, "_barriers", lambda this, deadline: 0)
     monkeypatch.setattr(tune, "tunable", lambda device, ops: few)
     monkeypatch.setattr(tuning, "FOLDER", tmp_path / "configs")
@@ -206,6 +214,21 @@ def test_records_of_a_gpu_say_so(machine, store, monkeypatch):
     assert any("ntm.address" in line for line in lines)
 
 
+@pytest.mark.parametrize(("running", "contended"), [(1, False), (10**6, True), (None, False)])
+def test_times_on_a_gpu_are_contended_by_what_runs_now(
+    machine, store, monkeypatch, running, contended
+):
+    monkeypatch.setattr(measure, "measure", timed)
+    monkeypatch.setattr(provenance, "load1", lambda: 1e6)
+    monkeypatch.setattr(provenance, "running", lambda: running)
+    on_gpu = [dataclasses.replace(w, device="cuda") for w in machine[:1]]
+    monkeypatch.setattr(bench, "workloads", lambda *a, **k: iter(on_gpu))
+    this, _ = this_run(store)
+    tables.table(this, 1e6)
+    assert {r.placement.contended for r in this.records} == {contended}
+    assert {r.nodes[0].load1_start for r in this.records} == {1e6}
+
+
 def found(kernel="op.forward"):
     asked = tuning.Asked(kernel, "float32", {"N": 16}, {"num_warps": 4})
     return [tune.Found(asked, {"num_warps": 8}, 1.2)]
@@ -225,35 +248,116 @@ def test_the_tuner_writes_records_and_restores_its_files(machine, store, monkeyp
     assert path.read_text() == text
 
 
-def test_what_a_search_begins_with_is_compiled_before_it(machine, store, monkeypatch):
+def test_tables_are_measured_with_what_was_tuned_elsewhere(machine, store, monkeypatch):
+    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: found())
+    this, _ = this_run(store)
+    tuner.tuner(this, 1e6)
+    shutil.rmtree(tuning.FOLDER)
+    tuning.forget()
     seen = []
-    monkeypatch.setattr(tune, "tried_first", lambda w: [(w, "op.forward", {"num_warps": 8})])
-    monkeypatch.setattr(tune, "tune", lambda w, seconds, stop: seen.append(w) or found())
 
-    def compile_all(function, jobs, seconds):
+    def looks(workload, names, rounds):
+        seen.append(len(tuning.entries("op.forward", tuning.device_file(GPU))))
+        return timed(workload, names, rounds)
+
+    monkeypatch.setattr(measure, "measure", looks)
+    assert tables.table(this, 1e6) == 0
+    assert seen == [1] * len(machine)
+
+
+def compiles(monkeypatch, answer):
+    """Have other processes answer jobs so; gives what they were asked."""
+    asked = []
+
+    def compile_all(function, jobs, seconds, each):
         assert function is tune.launch
-        seen.append((*jobs[0], seconds))
+        asked.append((jobs, seconds, each))
+        return [answer(*job) for job in jobs]
 
     monkeypatch.setattr(ahead, "processes", lambda this, most: nullcontext(compile_all))
+    return asked
+
+
+def test_every_candidate_is_compiled_by_other_processes_before_it_is_timed(
+    machine, store, monkeypatch
+):
+    asked_for(monkeypatch)
+    asked = compiles(monkeypatch, lambda *job: "")
+    timing(monkeypatch, lambda w, kernel, new, best: (1.0, 2.0))
     this, _ = this_run(store)
-    assert tuner.tuner(this, 20.0) == 0
-    assert seen[:2] == [(machine[0], "op.forward", {"num_warps": 8}, 20.0), machine[0]]
-    assert len(seen) == 2 * len(machine)
+    assert tuner._tuned(this, machine[:1], 20.0) == 0
+    w = machine[0]
+    first, *others = [[(job[0], job[2]["num_warps"]) for job in jobs] for jobs, *_ in asked]
+    assert first == [(w, 8), (w, 2)], "what a search begins with, at once"
+    assert others == [[(w, 16)]], "and what it comes to"
+    assert {(seconds, each) for _, seconds, each in asked} == {(20.0, tuner.AHEAD_S)}
+
+
+def test_what_is_not_compiled_in_time_is_passed_over(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: pytest.fail("it would be compiled here"))
+    compiles(monkeypatch, lambda *job: ahead.LATE)
+    this, _ = this_run(store)
+    assert tuner._tuned(this, machine[:1], 1e6) == 0
+    (record,) = this.records
+    assert record.status == "ok"
+    assert record.check.outcomes == {f"op.forward {{'num_warps': {n}}}": "skipped" for n in (8, 2)}
+    assert ahead.LATE in record.check.output
+
+
+def test_what_lacked_memory_beside_others_is_compiled_again_alone(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: (1.0, 1.0))
+    asked = []
+    asked = compiles(monkeypatch, lambda *job: "out of memory" if len(asked) == 1 else "")
+    this, _ = this_run(store)
+    assert tuner._tuned(this, machine[:1], 1e6) == 0
+    assert [len(jobs) for jobs, *_ in asked] == [2, 1, 1]
+    assert this.records[0].check.outcomes == {}
 
 
 def test_processes_compile_ahead_and_say_what_failed(store, monkeypatch):
     monkeypatch.setattr(ahead, "workers", lambda: 2)
     this, lines = this_run(store)
     with ahead.processes(this, 3) as compile_all:
-        compile_all(operator.truediv, [(1, 1), (1, 0), (1, 2)], 60.0)
-        compile_all(operator.truediv, [(1, 0)], 0.0)
+        ended = compile_all(operator.truediv, [(1, 1), (1, 0), (1, 2)], 60.0)
+        assert compile_all(operator.truediv, [(1, 0)], 0.0) == [ahead.LATE]
+    assert ended == ["", "ZeroDivisionError: division by zero", ""]
     assert [line.split(" in ")[0] for line in lines] == [
         "  3 of 3 were compiled ahead",
         "  1 of them ended",
     ]
     with ahead.processes(this, 1) as compile_all:
-        compile_all(operator.truediv, [(1, 0)], 60.0)
-    assert len(lines) == 2
+        assert compile_all(operator.truediv, [(1, 0)], 60.0) == [""]
+
+
+def test_a_process_that_dies_is_replaced(store):
+    this, _ = this_run(store)
+    with ahead.processes(this, 2) as compile_all:
+        assert compile_all(os._exit, [(3,)], 60.0) == ["its process died"]
+        assert compile_all(operator.truediv, [(1, 1)], 60.0) == [""]
+
+
+def test_processes_compile_on_one_core_each(store, tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    this, _ = this_run(store)
+    with ahead.processes(this, 2) as compile_all:
+        compile_all(os.system, [(f"echo $TORCHINDUCTOR_COMPILE_THREADS > {tmp_path}/it",)], 60.0)
+    assert (tmp_path / "it").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("limits", [(0.1,), (float("inf"), 0.1)], ids=["all", "each"])
+def test_what_is_late_is_stopped_with_all_that_it_started(store, tmp_path, limits):
+    """By a clock that stands still until the compiler runs."""
+    path, later = tmp_path / "compiler", Clock(step=1.0)
+    this, _ = this_run(store, clock=lambda: later() if path.exists() else 0.0)
+    with ahead.processes(this, 2) as compile_all:
+        command = f"sleep 600 & echo $! > {path}.new; mv {path}.new {path}; wait"
+        assert compile_all(os.system, [(command,)], *limits) == [ahead.LATE]
+        stat = Path("/proc", path.read_text().strip(), "stat")
+        with suppress(OSError):
+            while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.01)
 
 
 def test_a_search_that_was_cut_short_is_no_record(machine, store, monkeypatch):
@@ -278,6 +382,121 @@ def test_what_triton_does_not_take_is_tuned_to_nothing(machine, store, monkeypat
     assert tuner.tuner(this, 1e6) == 0
     assert all(r.check.outcomes == {} for r in this.records)
     assert any("not this" in line for line in lines)
+
+
+def asked_for(monkeypatch):
+    """Have each workload launch one kernel with one parameter."""
+    asked = tuning.Asked("op.forward", "float32", {"N": 16}, {"num_warps": 4})
+    monkeypatch.setattr(tune, "launched", lambda w: [asked])
+
+
+def timing(monkeypatch, seconds):
+    monkeypatch.setattr(tune, "Trials", lambda: SimpleNamespace(seconds=seconds))
+
+
+def test_a_candidate_that_fails_is_refused_and_the_search_goes_on(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda w, kernel, new, best: "no" if new["num_warps"] == 8 else (1.0, 2.0))
+    this, _ = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    for record in this.records:
+        assert record.check.outcomes == {
+            "op.forward {'num_warps': 8}": "skipped",
+            "op.forward {'num_warps': 1}": "passed",
+        }
+        assert record.check.output == "op.forward {'num_warps': 8}\nno"
+
+
+def test_where_every_candidate_fails_the_check_has_failed(machine, store, monkeypatch):
+    asked_for(monkeypatch)
+    timing(monkeypatch, lambda *a: "no")
+    this, lines = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    assert {r.status for r in this.records} == {"invalid"}
+    assert {r.check.outcomes["all candidates"] for r in this.records} == {"failed"}
+    assert any("none of them could be timed" in line for line in lines)
+
+
+def test_a_workload_that_cannot_be_launched_fails_and_the_next_is_tuned(
+    machine, store, monkeypatch
+):
+    def launched(w):
+        if w is machine[0]:
+            raise RuntimeError("out of resource: shared memory")
+        return []
+
+    monkeypatch.setattr(tune, "launched", launched)
+    this, _ = this_run(store)
+    assert tuner.tuner(this, 1e6) == 0
+    assert [r.status for r in this.records] == ["invalid"] + ["ok"] * (len(machine) - 1)
+    assert this.records[0].check.outcomes == {"a launch": "failed"}
+    assert "shared memory" in this.records[0].check.output
+
+
+def loses_the_gpu(monkeypatch):
+    """Have the GPU be lost from the moment at which the result is called."""
+    gone = []
+    monkeypatch.setattr(measure, "usable", lambda device: not gone)
+
+    def lose():
+        gone.append(True)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    return gone, lose
+
+
+def test_the_tuner_stops_when_the_gpu_is_lost_and_goes_on_after_it(machine, store, monkeypatch):
+    gone, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "launched", lambda w: lose() if w is machine[0] else [])
+    this, lines = this_run(store)
+    assert tuner.tuner(this, 1e6) == len(machine) - 1
+    assert [r.check.outcomes for r in this.records] == [{"a launch": "failed"}]
+    assert any(machine[0].op in line and "illegal memory access" in line for line in lines)
+    assert any("took the GPU from this process" in line for line in lines)
+    gone.clear()
+    again, _ = this_run(store)
+    assert tuner.tuner(again, 1e6) == 0
+    assert len(again.records) == len(machine) - 1
+
+
+def test_tuning_some_ops_ends_with_what_became_of_them(machine, store, monkeypatch):
+    monkeypatch.setattr(tuner, "Run", functools.partial(stage.Run, device="cpu"))
+    monkeypatch.setattr(tune, "launched", lambda w: [])
+    assert tuner.tune_ops(["dnc.step"], store.uri) == 0
+    _, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "launched", lambda w: lose())
+    assert tuner.tune_ops(["dnc.step"], store.uri) == UNTRUSTED
+    assert len([r for r in store.scan() if r.status == "invalid"]) == 1
+
+
+def test_a_candidate_that_loses_the_gpu_is_no_refusal(monkeypatch):
+    asked_for(monkeypatch)
+    _, lose = loses_the_gpu(monkeypatch)
+    monkeypatch.setattr(tune, "usable", measure.usable)
+    monkeypatch.setattr(tune.Gate, "check", lambda self, w, provider: lose())
+    w = next(workloads("cpu"))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        tune.Trials().seconds(w, "op.forward", {}, {})
+
+
+def test_the_table_stops_when_the_gpu_is_lost_and_goes_on_after_it(machine, store, monkeypatch):
+    gone, _ = loses_the_gpu(monkeypatch)
+
+    def loses(workload, names, rounds):
+        gone.append(True)
+        return [Outcome(n, "crashed", "an illegal access", lost=True) for n in names]
+
+    monkeypatch.setattr(measure, "measure", loses)
+    this, lines = this_run(store)
+    assert tables.table(this, 1e6) == len(machine) - 1
+    assert any("took the GPU from this process" in line for line in lines)
+    assert tables.lstm(this, 1e6) == 0, "there are none here"
+    assert tables.table(this, 1e6) == len(machine) - 1, "nothing is tried in the same process"
+    gone.clear()
+    monkeypatch.setattr(measure, "measure", timed)
+    again, _ = this_run(store)
+    assert tables.table(again, 1e6) == 0
+    assert not {r.run_id for r in again.records} & {r.run_id for r in this.records}
 
 
 def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monkeypatch):
@@ -305,23 +524,64 @@ def test_tests_go_on_where_they_were_and_failures_are_kept(machine, store, monke
     assert "| 2 | 1 | 1 | 0 | `t::b` |" in table
 
 
-def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch):
+FULL = (
+    "torch.OutOfMemoryError: no",
+    "RuntimeError: Triton Error [CUDA]: out of memory",
+    "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def crowded(monkeypatch, again, full=FULL[0]):
+    """Have one test lack memory beside others, and tests that run alone end as ``again`` says."""
     asked = []
 
     def some(done, seconds, which=("tests/gpu",), at_once=None):
         asked.append((list(which), at_once))
         if at_once == 1:
-            return proofs.Tests({"t::b": "passed"}, 0, {})
-        why = {"t::b": "torch.OutOfMemoryError: no", "t::c": "wrong"}
+            return again()
+        why = {"t::b": full, "t::c": "wrong"}
         return proofs.Tests({"t::a": "passed", "t::b": "failed", "t::c": "failed"}, 0, why)
 
     monkeypatch.setattr(proofs, "pytest_run", some)
+    return asked
+
+
+@pytest.mark.parametrize("full", FULL)
+def test_what_lacked_memory_beside_others_is_run_again_alone(machine, store, monkeypatch, full):
+    asked = crowded(monkeypatch, lambda: proofs.Tests({"t::b": "passed"}, 0, {}), full)
     this, _ = this_run(store)
     assert proofs.tests(this, 1e6) == 0
     assert asked == [(["tests/gpu"], None), (["t::b"], 1)]
-    check = this.records[0].check
+    check = this.records[-1].check
     assert check.outcomes == {"t::a": "passed", "t::b": "passed", "t::c": "failed"}
     assert check.output == "t::c\nwrong"
+
+
+def test_without_time_for_it_what_lacked_memory_is_left(machine, store, monkeypatch):
+    asked = crowded(monkeypatch, lambda: pytest.fail("it was begun"))
+    this, _ = this_run(store)
+    assert proofs.tests(this, proofs.RETRY_S - 1) == 1
+    assert len(asked) == 1
+    (record,) = this.records
+    assert record.check.outcomes == {"t::a": "passed", "t::c": "failed"}
+    assert record.check.left == 1
+
+
+@pytest.mark.parametrize("ends", ["an error", "too late"])
+def test_outcomes_are_there_before_any_test_is_run_again(machine, store, monkeypatch, ends):
+    def again():
+        if ends == "an error":
+            raise OSError("pytest collected no tests")
+        return proofs.Tests({}, 1, {})
+
+    crowded(monkeypatch, again)
+    this, _ = this_run(store)
+    with pytest.raises(OSError, match="no tests") if ends == "an error" else nullcontext():
+        assert proofs.tests(this, 1e6) == 1
+    assert {json.dumps(r.check.outcomes) for r in this.records} == {
+        json.dumps({"t::a": "passed", "t::c": "failed"})
+    }
+    assert {r.check.left for r in this.records} == {1}
 
 
 def test_without_time_no_test_is_begun(machine, store, monkeypatch):
@@ -377,41 +637,129 @@ def test_after_the_deadline_no_test_begins(checks):
     assert proofs.pytest_run([], -1, [str(checks)]) == proofs.Tests({}, 4, {})
 
 
+@pytest.mark.parametrize(
+    ("code", "ran_s", "left", "outcome"),
+    [
+        (None, 1.0, 1, None),
+        (None, 1e4, 0, "failed"),
+        (1, 1.0, 0, "failed"),
+    ],
+    ids=["cut short", "hung", "took its process with it"],
+)
+def test_what_had_begun_and_did_not_end(monkeypatch, code, ran_s, left, outcome):
+    def until(command, variables, seconds):
+        at = time.time() - ran_s
+        lines = [{"collected": 2}, {"begun": "a", "at": at}, {"test": "a", "outcome": "passed"}]
+        lines.append({"begun": "b", "at": at})
+        Path(variables["FDL_GPU_LOG"]).write_text("\n".join(map(json.dumps, lines)))
+        return "", code
+
+    monkeypatch.setattr(proofs, "_until", until)
+    found = proofs.pytest_run([], 10.0)
+    assert found.left == left
+    assert found.outcomes.get("b") == outcome
+    assert found.outcomes["a"] == "passed"
+
+
+def test_a_command_is_stopped_when_its_time_is_over():
+    assert proofs._until(["sh", "-c", "echo said; exit 3"], {}, 600) == ("said\n", 3)
+    # It answers no other signal, nor does what it started.
+    waits = "trap '' TERM; echo said; sleep 600 & sleep 600"
+    assert proofs._until(["sh", "-c", waits], {}, 0.5)[1] is None
+
+
 def test_what_cannot_be_collected_is_an_error(checks):
     (checks / "test_broken.py").write_text("import no_such_module\n")
     with pytest.raises(OSError, match="collected no tests"):
         proofs.pytest_run([], 600, [str(checks)])
 
 
-def test_racecheck_without_its_tool_says_so(machine, store, monkeypatch):
+def test_sanitizers_that_are_not_there_say_so(machine, store, monkeypatch):
     monkeypatch.setattr(proofs, "SANITIZERS", ("no-such-tool",))
     this, _ = this_run(store)
     assert proofs.racecheck(this, 1e6) == 0
-    (record,) = this.records
-    assert set(record.check.outcomes.values()) == {"skipped"}
-    assert "no no-such-tool on this machine" in record.check.output
+    assert [r.check.name for r in this.records] == ["racecheck", "memcheck"]
+    for record in this.records:
+        assert set(record.check.outcomes.values()) == {"skipped"}
+        assert "no no-such-tool on this machine" in record.check.output
+    assert set(this.records[1].check.outcomes) == {*bench.ops()}
     assert proofs.racecheck(this, 1e6) == 0
-    assert len(this.records) == 1
+    assert len(this.records) == 2
+
+
+# Says what a sanitizer would, without running what it is given.
+SANITIZER = """#!/bin/sh
+echo "$@" > {asked}
+printf '%s\\n' '{printed}'
+exit {code}
+"""
+GOOD = f"{proofs.END}\n======= CLEAN SUMMARY: 0 errors"
 
 
 @pytest.mark.parametrize(
-    ("printed", "verdicts", "left"),
+    ("printed", "code", "verdict"),
     [
-        ("RACECHECK SUMMARY: 0 hazards displayed", {"passed"}, 0),
-        ("RACECHECK SUMMARY: 2 hazards displayed", {"failed"}, 0),
-        ("killed", set(), 2),
+        (GOOD, 0, "passed"),
+        (GOOD, 1, "failed"),
+        ("======= CLEAN SUMMARY: 0 errors", 0, "failed"),
+        (f"{proofs.END}\n======= CLEAN SUMMARY: 2 errors", 0, "failed"),
+        (proofs.END, 0, ""),
+        ("killed", 137, ""),
     ],
+    ids=["good", "exit code", "died early", "errors", "no summary", "killed"],
 )
-def test_racecheck_reads_the_tools_summary(
-    machine, store, tmp_path, monkeypatch, printed, verdicts, left
-):
-    tool = tmp_path / "sanitizer"
-    tool.write_text(f"#!/bin/sh\necho '{printed}'\n")
+def test_a_sanitized_program_has_to_come_to_its_end(tmp_path, printed, code, verdict):
+    tool, asked = tmp_path / "sanitizer", tmp_path / "asked"
+    tool.write_text(SANITIZER.format(asked=asked, printed=printed, code=code))
     tool.chmod(0o755)
-    monkeypatch.setattr(proofs, "SANITIZERS", (str(tool),))
+    sanitizer = proofs.Sanitizer("clean", "CLEAN SUMMARY: 0 errors", 60.0, ("--more",))
+    assert proofs._checked(str(tool), sanitizer, "code", 600.0)[0] == verdict
+    words = asked.read_text().split()
+    assert words[:5] == ["--tool", "clean", "--print-limit", "20", "--more"]
+    assert words[-2:] == ["-c", "code"]
+
+
+def test_what_a_sanitizer_found_is_recorded_and_what_it_did_not_see_is_left(
+    machine, store, monkeypatch
+):
+    verdicts = {"a": ("passed", ""), "b": ("failed", "an error"), "c": ("", "killed")}
+    seen = []
+
+    def checked(tool, sanitizer, code, seconds):
+        seen.append((code, seconds))
+        return verdicts[code]
+
+    monkeypatch.setattr(proofs, "SANITIZERS", (sys.executable,))
+    monkeypatch.setattr(proofs, "_checked", checked)
     this, _ = this_run(store)
-    assert proofs.racecheck(this, 1e6) == left
-    assert set(this.records[0].check.outcomes.values()) == verdicts
+    programs = {name: name for name in verdicts}
+    assert proofs._sanitized(this, 1e6, proofs.ACCESSES, programs, 2) == 1
+    (record,) = this.records
+    assert record.check.outcomes == {"a": "passed", "b": "failed"}
+    assert record.check.output == "b\nan error\n\nc\nkilled"
+    assert {seconds for _, seconds in seen} == {60.0}
+    seen.clear()
+    assert proofs._sanitized(this, 1e6, proofs.ACCESSES, programs, 2) == 1
+    assert [code for code, _ in seen] == ["c"]
+    assert proofs._sanitized(this, 0.0, proofs.ACCESSES, programs, 2) == 1
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", [*bench.ops(), "lstm.lstm split, float32"])
+def test_programs_for_sanitizers_come_to_their_end(machine, store, monkeypatch, capsys, name):
+    """On a processor, with PyTorch's operators in the place of the kernels."""
+    programs = {}
+
+    def kept(this, deadline, sanitizer, some, at_once):
+        programs.update(some)
+        return 0
+
+    monkeypatch.setattr(proofs, "_sanitized", kept)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    proofs.racecheck(this_run(store)[0], 1e6)
+    code = programs[name].replace('"cuda"', '"cpu"').replace('"triton"', '"torch"')
+    exec(code, {})
+    assert capsys.readouterr().out == f"{proofs.END}\n"
 
 
 def test_a_hang_is_recorded_and_not_tried_again(machine, store):
