@@ -549,11 +549,15 @@ def _failure(error: Exception) -> tuple[str, str]:
     return "crashed", f"{text} ({Path(where.filename).name}:{where.lineno})"
 
 
+def says_memory_is_full(text: str) -> bool:
+    """Whether an error's text is that of too little memory, as each library words it."""
+    words = ("OutOfMemoryError", "out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    return any(w in text for w in words)
+
+
 def _lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error says that there is too little memory, as each library words it."""
     text = str(error)
-    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in text for w in words):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or says_memory_is_full(text):
         return True
     # Leaving a capture that ran out of memory raises again, and says nothing of memory.
     return error is not None and "capture" in text and _lacks_memory(error.__context__)

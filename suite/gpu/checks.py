@@ -6,8 +6,6 @@ from suite.gpu.stage import Run
 
 # Of what a record keeps of the tests that failed.
 MOST_OUTPUT = 100_000
-# What is said where memory is full: by PyTorch, the driver, cuBLAS and cuDNN.
-CROWDED = ("OutOfMemoryError", "out of memory", "ALLOC_FAILED")
 
 
 def put(
@@ -88,11 +86,6 @@ def lost(this: Run) -> bool:
         return False
     this.say("  an error took the GPU from this process; the next call goes on after it")
     return True
-
-
-def crowded(why: str) -> bool:
-    """Whether something failed for lack of memory."""
-    return any(text in why for text in CROWDED)
 
 
 def joined(why: dict[str, str]) -> str:

@@ -24,9 +24,7 @@ def stages() -> list[Stage]:
         Stage("tuner", "launch parameters for this device", 0.15, tuner.tuner),
         Stage("table", "every case of every kernel, and vendors' operators", 0.3, tables.table),
         Stage("lstm", "layers of many sizes, and what a barrier costs", 0.05, tables.lstm),
-        Stage(
-            "racecheck", "the kernels whose programs wait for each other", 0.05, proofs.racecheck
-        ),
+        Stage("racecheck", "races and accesses, under the vendor's tools", 0.05, proofs.racecheck),
         Stage("paper", "runs of tasks at the paper's size, side by side", 0.1, runs.paper),
         Stage("compiled", "every case again, with torch.compile too", 0.05, tables.compiled),
     ]

@@ -30,6 +30,8 @@ HANGS_S = 2 * GRACE_S
 
 def tests(this: Run, deadline: float) -> int:
     """Run the tests that have not passed yet; a record holds the outcome of each."""
+    from suite.run import says_memory_is_full
+
     outcomes, left = checks.earlier(this, "gpu_tests")
     if outcomes and not left:
         return 0
@@ -38,7 +40,7 @@ def tests(this: Run, deadline: float) -> int:
         return left or 1
     begin = this.now()
     ran = pytest_run(sorted(outcomes), seconds)
-    crowded = [name for name, why in ran.why.items() if checks.crowded(why)]
+    crowded = [name for name, why in ran.why.items() if says_memory_is_full(why)]
     ran = ran.without(crowded)
     _put(this, outcomes, ran, begin)
     if crowded and (seconds := this.seconds(deadline)) >= RETRY_S:

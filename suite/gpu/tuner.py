@@ -54,6 +54,7 @@ def _tuned(this: Run, todo: Sequence[Any], deadline: float) -> int:
 def warm(this: Run, w: Any, compile_all: ahead.Compile, deadline: float) -> Ready:
     """Have other processes compile what a search begins with, and then what it asks for."""
     from kernels.bench import tune
+    from suite.run import says_memory_is_full
 
     known = dict[tuple[str, frozenset[tuple[str, int]]], str]()
 
@@ -65,7 +66,7 @@ def warm(this: Run, w: Any, compile_all: ahead.Compile, deadline: float) -> Read
     def ready(kernel: str, config: dict[str, int]) -> str:
         key = kernel, frozenset(config.items())
         # What lacked memory beside others gets all of it.
-        if key not in known or checks.crowded(known[key]):
+        if key not in known or says_memory_is_full(known[key]):
             compiled([(w, kernel, config)])
         return known[key]
 
