@@ -46,7 +46,8 @@ def lstm(
     With ``lengths``, y is zero beyond a sequence's length, and the state is that after its last
     step: what packing, ``torch.nn.LSTM`` and padding give. Their values are checked wherever they
     can be seen: lengths on a GPU are waited for, and within a compiled region they are not
-    checked. There ``impl="torch"`` with lengths breaks the graph, because packing looks at them.
+    checked: more than T count as T there, and less than 0 as 0. There ``impl="torch"`` with lengths
+    breaks the graph, because packing looks at them.
 
     Args:
         x: (T, B, X).
