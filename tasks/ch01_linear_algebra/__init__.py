@@ -8,6 +8,7 @@
 | The Fundamental Spaces: The Column Space | `column_space` |
 | The Fundamental Spaces: The Null Space | `null_space` |
 | Eigenvectors and Eigenvalues | `eigen` |
+| Summary | prose, nothing to run |
 """
 
 HEADLINE = "eigen"

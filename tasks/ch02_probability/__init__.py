@@ -7,6 +7,7 @@
 | Bayes' Theorem | `bayes` |
 | Entropy, Cross Entropy, and KL Divergence | `entropy_kl` |
 | Continuous Probability Distributions | `continuous` |
+| Summary | prose, nothing to run |
 """
 
 HEADLINE = "entropy_kl"

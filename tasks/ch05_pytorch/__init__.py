@@ -8,6 +8,7 @@
 | The PyTorch nn Module | `tensors_autograd`; `mnist_mlp` builds its classifier from it |
 | PyTorch Datasets and Dataloaders | `dataloader` |
 | Building the MNIST Classifier in PyTorch | `mnist_mlp` |
+| Summary | prose, nothing to run |
 """
 
 HEADLINE = "mnist_mlp"
