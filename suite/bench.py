@@ -61,6 +61,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 SHARED = (
+    "autocast.py",
     "checks.py",
     "dispatch.py",
     "language.py",

@@ -91,8 +91,7 @@ def attention(
     sizes = checks.tensors({"q": (q, "B H M D"), "k": (k, "B H N D"), "v": (v, "B H N D")})
     if sizes["D"] < 1:
         raise ValueError("q has heads of size D at least 1, got 0")
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal is a bool, got {type(causal).__name__}")
+    checks.kind("causal", causal, bool)
     if scale is None:
         scale = sizes["D"] ** -0.5
     elif isinstance(scale, bool) or not isinstance(scale, int | float):

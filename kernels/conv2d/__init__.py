@@ -129,8 +129,7 @@ def conv2d_fused(
         sizes["P"], sizes["Q"] = reference.output_size(x.shape[2:], weight.shape[2:], *taps)
         given["residual"] = (residual, "N K P Q")
     _agree(x, weight, given, **sizes)
-    if not isinstance(relu, bool):
-        raise TypeError(f"relu is a bool, got {type(relu).__name__}")
+    checks.kind("relu", relu, bool)
     parts = (x, weight, scale, shift, residual)
     return _conv2d_fused(*parts, **options, relu=relu, impl=impl)  # type: ignore[no-any-return]
 
@@ -193,8 +192,7 @@ def _geometry(
             raise ValueError(f"x has {name} at least 1, got {size}")
     if min(weight.shape) < 1:
         raise ValueError(f"weight has sizes of at least 1, got {tuple(weight.shape)}")
-    if not _is_int(groups):
-        raise TypeError(f"groups is an int, got {type(groups).__name__}")
+    checks.kind("groups", groups, int)
     if groups < 1:
         raise ValueError(f"groups is at least 1, got {groups}")
     for name, count in {"C": channels, "K": outputs}.items():

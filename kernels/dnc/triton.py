@@ -660,7 +660,10 @@ def content_backward(
     grad_memory = torch.empty_like(memory, memory_format=torch.contiguous_format)
     grad_keys = scratch(memory, b, blocks, h, w)
     grad_strengths = scratch(memory, b, blocks, h)
-    if b * n:
+    if not h:
+        # No head compares: nothing comes beside what is added.
+        _ = grad_memory.zero_() if add is None else grad_memory.copy_(add)
+    elif b * n:
         _content_backward[(b, blocks)](
             memory.contiguous(),
             keys.contiguous(),

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.autocast import in_float32
 from kernels.dnc import reference
 from kernels.dnc.reference import EPSILON, Interface, Parts, State, compose
 
@@ -33,7 +34,11 @@ Forward = tuple[Tensors, tuple[Tensors, ...]]
 def _node(
     forward: Callable[..., Forward], backward: Callable[..., Tensors], formula: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """A function that is one node of the autograd graph; ``formula`` computes the same values."""
+    """A function that is one node of the autograd graph; ``formula`` computes the same values.
+
+    Who calls it has left an autocast region; who takes its gradient may be in one.
+    """
+    gradient, differentiable = in_float32(backward), in_float32(_differentiable)
 
     class Node(torch.autograd.Function):
         @staticmethod
@@ -52,8 +57,8 @@ def _node(
             if all(grad is None for grad in grads):
                 return None, *[None] * len(inputs)
             if torch.is_grad_enabled():
-                return None, *_differentiable(formula, inputs, ctx.options, grads)
-            return None, *backward(grads, inputs, *groups, **ctx.options)
+                return None, *differentiable(formula, inputs, ctx.options, grads)
+            return None, *gradient(grads, inputs, *groups, **ctx.options)
 
     def call(*inputs: Tensor, **options: bool) -> Any:
         if torch.compiler.is_compiling():

@@ -65,8 +65,7 @@ def linear(
     if bias is not None:
         given["bias"] = (bias, "O")
     _nonempty(checks.tensors(given))
-    if not isinstance(relu, bool):
-        raise TypeError(f"relu is a bool, got {type(relu).__name__}")
+    checks.kind("relu", relu, bool)
     y: Tensor = _linear(rows, weight, bias, relu=relu, impl=impl)
     return y.view(*x.shape[:-1], y.shape[1])
 

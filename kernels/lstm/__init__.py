@@ -88,7 +88,7 @@ def lstm(
         h, c = state = _pair(state)
         checks.tensors({"x": (x, "T B X"), "state[0]": (h, "B H"), "state[1]": (c, "B H")}, **sizes)
     if lengths is not None:
-        _check(lengths, sizes["T"], B)
+        lengths = _checked(lengths, sizes["T"], B)
     checks.kind("reverse", reverse, bool)
     return _lstm(  # type: ignore[no-any-return]
         x, weight_ih, weight_hh, bias, state, lengths=lengths, reverse=reverse, impl=impl
@@ -134,19 +134,23 @@ def _pair(state: Any) -> State:
     return state[0], state[1]
 
 
-def _check(lengths: Any, T: int, B: int) -> None:
+def _checked(lengths: Any, T: int, B: int) -> Tensor:
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths is a tensor, got {type(lengths).__name__}")
     if lengths.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"lengths is of int32 or int64, got {lengths.dtype}")
     if lengths.dim() != 1 or lengths.shape[0] != B:
         raise ValueError(f"lengths has shape (B={B}), got {tuple(lengths.shape)}")
-    if torch.compiler.is_compiling() or not lengths.numel():
-        return
+    if torch.compiler.is_compiling():
+        # Nobody can look at them, and beyond the steps there is nothing to read.
+        return lengths.clamp(0, T)
+    if not B:
+        return lengths
     shortest, longest = (int(extreme) for extreme in torch.stack(lengths.aminmax()).tolist())
     if shortest < 0 or longest > T:
         wrong = shortest if shortest < 0 else longest
         raise ValueError(f"lengths are from 0 to T={T}, got {wrong}")
+    return lengths
 
 
 class LSTM(nn.Module):

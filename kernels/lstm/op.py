@@ -121,8 +121,8 @@ def lstm(
     if bias is None:
         bias = weight_ih.new_zeros(weight_ih.shape[0])
     if lengths is not None:
-        # Nobody has checked them in a compiled region, and the kernels step beyond their tensors by
-        # others. A copy in any case: what the backward reads has to be what the forward read.
+        # By others the kernels would step beyond their tensors. A copy in any case: what the
+        # backward reads has to be what the forward read.
         lengths = lengths.clamp(0, x.shape[0]).to(x.device, torch.int32)
     y, h, c = _lstm_op(x, weight_ih, weight_hh, bias, *state, lengths, reverse)[:3]
     return y, (h, c)

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from kernels import dnc, tuning
+from kernels import dispatch, dnc, tuning
 from kernels.dnc import cases
 
 EACH = settings(max_examples=15, deadline=None)
@@ -324,6 +324,8 @@ def test_without_links_a_head_reads_by_content_and_the_links_stay():
 @pytest.mark.parametrize("links", [True, False])
 def test_a_step_in_an_autocast_region_is_one_in_float32(links, impl, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    # What is compiled here is of no use to others, nor theirs here.
+    monkeypatch.setattr(dispatch, "_compiled", functools.cache(dispatch._compiled.__wrapped__))
     torch.compiler.reset()
     state, to = cases.arguments("step", cases.GRADCHECK)
     low = dnc.Interface(*(part.bfloat16().requires_grad_() for part in to))

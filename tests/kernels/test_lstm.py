@@ -390,6 +390,24 @@ def test_what_stands_beyond_a_length_is_not_looked_at(impl, reverse):
     assert not got[0][beyond].any()
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_lengths_in_a_compiled_region_are_within_the_steps(reverse, impl):
+    """Nobody can look at them there."""
+    torch.compiler.reset()
+    args = cases.arguments("lstm", ODD)
+    beyond = torch.tensor([ODD.T + 1, -1, 2, 2**40, -(2**40)])
+    compiled = torch.compile(
+        lambda lengths: lstm.lstm(*args, lengths=lengths, reverse=reverse, impl=impl),
+        backend="eager",
+    )
+    got, want = compiled(beyond), compiled(beyond.clamp(0, ODD.T))
+    for a, b in zip(proof.flat(got), proof.flat(want), strict=True):
+        assert torch.equal(a, b)
+    plain = lstm.lstm(*args, lengths=beyond.clamp(0, ODD.T), reverse=reverse, impl=impl)
+    assert_same(proof.flat(got), proof.flat(plain))
+
+
 @pytest.mark.parametrize("with_lengths", [False, True])
 def test_the_vendors_operator_is_given_a_state_without_gaps(monkeypatch, with_lengths):
     """Another is an error of cuDNN's, which no processor shows."""
