@@ -541,7 +541,9 @@ def _failure(error: Exception) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, NotFinite):
         return "nan", str(error)
-    if isinstance(error, data.DataMissing | data.DataCorrupt | ConnectionError):
+    if isinstance(
+        error, data.DataMissing | data.DataCorrupt | ConnectionError | ModuleNotFoundError
+    ):
         return "infra_error", str(error)
     if _lacks_memory(error):
         return "oom", text

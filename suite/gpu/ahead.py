@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from suite.gpu.stage import Run, workers
 
 LATE = "it was not compiled in time"
+# What a job is said to have done that takes its process, or the GPU from it.
+LOST, DIED = DEADLY = ("it took the GPU from its process", "its process died")
 
 
 class Compile(Protocol):
@@ -99,7 +101,7 @@ class _Processes:
         try:
             said = process.pipe.recv()
         except (EOFError, OSError):
-            said = "its process died", True
+            said = DIED, True
         if said is None:
             process.began = now
             return
@@ -134,7 +136,7 @@ class _Process:
     def __init__(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = spawn.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         self.process.start()
         theirs.close()
         self.job, self.began = -1, math.inf
@@ -155,8 +157,11 @@ class _Process:
         self.pipe.close()
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, parent: int) -> None:
     """Do jobs until nobody asks for more."""
+    from suite.worker import die_with
+
+    die_with(parent)
     os.setsid()
     # There is a process for each core already.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -171,7 +176,7 @@ def _serve(pipe: Connection) -> None:
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
             lost = _lost()
-            pipe.send((why or ("it took the GPU from its process" if lost else ""), lost))
+            pipe.send((f"{LOST} {why}".strip() if lost else why, lost))
 
 
 def _lost() -> bool:

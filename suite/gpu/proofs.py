@@ -131,7 +131,11 @@ def pytest_run(
         raise OSError(f"pytest collected no tests: {output[-2000:]}")
     begun = {line["begun"]: line["at"] for line in lines if "begun" in line}
     found = {line["test"]: line["outcome"] for line in lines if "test" in line}
-    why = {line["test"]: line["detail"] for line in lines if line.get("outcome") == "failed"}
+    why = dict[str, str]()
+    for line in lines:
+        if line.get("outcome") == "failed":
+            # A test that takes its process with it is reported by others later, who know no more.
+            why.setdefault(line["test"], line["detail"])
     for name, at in begun.items():
         # What the end of the time has cut short is left.
         if name not in found and (code is not None or ended - at > HANGS_S):
@@ -152,6 +156,8 @@ def _parallel(at_once: int | None) -> list[str]:
 SANITIZERS = ("compute-sanitizer", "/usr/local/cuda/bin/compute-sanitizer")
 # A program that ends before this has not been checked.
 END = "all of it ran"
+# What the tools say on a machine where they cannot watch; its programs then fail by themselves.
+UNABLE = ("Device not supported", "Failed to initialize")
 
 # Small, for the tool watches every access; large enough that programs wait for each other.
 WAITING = """
@@ -268,14 +274,17 @@ def _sanitized(
 
 def _checked(tool: str, sanitizer: Sanitizer, code: str, seconds: float) -> tuple[str, str]:
     """``passed``, ``failed`` or nothing where there is no verdict; and what was printed."""
+    from suite.run import says_memory_is_full
+
     command = [tool, "--tool", sanitizer.name, "--print-limit", "20", *sanitizer.options]
     variables = {"PYTHONPATH": str(ROOT), **sanitizer.variables}
     output, exit_code = _until([*command, sys.executable, "-c", code], variables, seconds)
     if exit_code == 0 and END in output and sanitizer.clean in output:
         return "passed", output[-4000:]
-    # Without its summary the tool was stopped, or could not start.
+    # Without its summary the tool was stopped, or did not start. With one it may have seen nothing.
     summary = sanitizer.clean.partition(":")[0]
-    return ("failed" if summary in output else ""), output[-4000:]
+    seen = summary in output and not any(words in output for words in UNABLE)
+    return ("failed" if seen and not says_memory_is_full(output) else ""), output[-4000:]
 
 
 def _until(command: list[str], variables: dict[str, str], seconds: float) -> tuple[str, int | None]:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 GRACE_S = 60.0
 
 
+def _say(line: str) -> None:
+    # At once: a process that is ended by force takes with it what it has not written.
+    print(line, flush=True)
+
+
 @dataclass
 class Run:
     """One call of the command.
@@ -36,18 +41,20 @@ class Run:
         named: whether the stages were asked for by name.
         busy: what is under way: named, should it hang.
         at_exit: what else ends what this process has started, should it be stopped.
+        end: ends this process, which hangs.
     """
 
     store: "Store"
     deadline: float
     now: Callable[[], float] = time.monotonic
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = _say
     device: str = "cuda"
     tasks: Sequence[str] = ()
     records: "list[Record]" = field(default_factory=list)
     named: bool = False
     busy: "Session | None" = None
     at_exit: list[Callable[[], None]] = field(default_factory=list)
+    end: Callable[[], None] = lambda: None
 
     def until(self, deadline: float) -> Callable[[], bool]:
         """Whether the time of a stage is over."""
@@ -56,6 +63,17 @@ class Run:
     def seconds(self, deadline: float) -> float:
         """What is left of the time of a stage; below 0 when it is over."""
         return min(deadline, self.deadline) - self.now()
+
+    @contextlib.contextmanager
+    def ended_after(self, seconds: float) -> Iterator[None]:
+        """End the process if what is within takes longer: a kernel that hangs cannot be stopped."""
+        timer = threading.Timer(seconds, self.end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,7 @@ def run(
     stages: Sequence[Stage],
     minutes: float,
     now: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _say,
     tasks: Sequence[str] = (),
     named: bool = False,
 ) -> tuple["list[Record]", dict[str, int], list[str]]:
@@ -142,7 +160,7 @@ def _free_memory() -> None:
 
 @contextlib.contextmanager
 def _watched(this: Run, limit_s: float) -> Iterator[None]:
-    """End the process when it hangs: a kernel whose programs wait for ever cannot be stopped."""
+    """End the process when it hangs, or when something within is said to."""
 
     def end() -> None:
         try:
@@ -155,13 +173,9 @@ def _watched(this: Run, limit_s: float) -> Iterator[None]:
         finally:
             os._exit(INFRASTRUCTURE)
 
-    timer = threading.Timer(limit_s, end)
-    timer.daemon = True
-    timer.start()
-    try:
+    this.end = end
+    with this.ended_after(limit_s):
         yield
-    finally:
-        timer.cancel()
 
 
 def _record_hang(this: Run, session: "Session") -> None:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from suite.record import Record
 
 ROUNDS = 9
+# In less, processes come to no more than importing what they need.
+START_S = 20.0
+# The longest session took eleven seconds on a GPU, and 49 with what it compiles.
+HANGS_S = 120.0
 
 
 def table(this: Run, deadline: float) -> int:
@@ -47,13 +51,17 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     todo = bench.unsettled(sessions, this.store)
     if not todo or checks.lost(this):
         return len(todo)
-    warm(this, todo, deadline)
+    ended = warm(this, todo, deadline)
+    # What a process died of is measured last: this one may too, and nothing comes after.
+    last = sorted(zip(ended, todo, strict=True), key=lambda pair: pair[0].startswith(ahead.DEADLY))
+    todo = [session for _, session in last]
     by_workload = {s.workload: s for s in todo}
 
     def watched(workload: Any, names: Sequence[str], rounds: int) -> list[Outcome]:
         this.busy = by_workload[workload]
         try:
-            return measure(workload, names, rounds)
+            with this.ended_after(HANGS_S):
+                return measure(workload, names, rounds)
         finally:
             this.busy = None
 
@@ -76,10 +84,17 @@ def _sessions(this: Run, sessions: "Sequence[Session]", deadline: float) -> int:
     return left
 
 
-def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> None:
-    """Have other processes compile what sessions launch, in at most a third of what is left."""
+def warm(this: Run, sessions: "Sequence[Session]", deadline: float) -> list[str]:
+    """Have other processes compile what sessions launch, in at most a third of what is left.
+
+    Returns:
+        For each session why it came to nothing there.
+    """
+    seconds = this.seconds(deadline) / 3
+    if seconds < START_S:
+        return [""] * len(sessions)
     with ahead.processes(this, len(sessions)) as compile_all:
-        compile_all(launch, [(session,) for session in sessions], this.seconds(deadline) / 3)
+        return compile_all(launch, [(session,) for session in sessions], seconds)
 
 
 def launch(session: "Session") -> None:

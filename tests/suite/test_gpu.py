@@ -214,6 +214,42 @@ def test_records_of_a_gpu_say_so(machine, store, monkeypatch):
     assert any("ntm.address" in line for line in lines)
 
 
+def test_what_killed_another_process_is_measured_last(machine, store, monkeypatch):
+    died = [f"{ahead.LOST} RuntimeError: no", "", ahead.DIED] + [""] * (len(machine) - 3)
+    monkeypatch.setattr(tables, "warm", lambda this, sessions, deadline: died[: len(sessions)])
+    seen = []
+
+    def measured(workload, names, rounds):
+        seen.append(workload)
+        return timed(workload, names, rounds)
+
+    monkeypatch.setattr(measure, "measure", measured)
+    tables.table(this_run(store)[0], 1e6)
+    order = [s.workload for s in tables._every_case(this_run(store)[0], without="compile")]
+    assert seen == [order[1], *order[3:], order[0], order[2]]
+
+
+def test_processes_are_not_started_for_less_time_than_they_start_in(store, monkeypatch):
+    monkeypatch.setattr(ahead, "processes", lambda *a: pytest.fail("they were started"))
+    this, _ = this_run(store)
+    assert tables.warm(this, ["a", "b"], 3 * tables.START_S - 1) == ["", ""]
+
+
+def test_a_session_that_hangs_ends_the_process(machine, store, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(tables, "HANGS_S", 0.0)
+
+    def hangs(workload, names, rounds):
+        assert ended.wait(60)
+        return timed(workload, names, rounds)
+
+    monkeypatch.setattr(measure, "measure", hangs)
+    this, _ = this_run(store)
+    this.end = ended.set
+    tables.table(this, 1e6)
+    assert ended.is_set()
+
+
 @pytest.mark.parametrize(("running", "contended"), [(1, False), (10**6, True), (None, False)])
 def test_times_on_a_gpu_are_contended_by_what_runs_now(
     machine, store, monkeypatch, running, contended
@@ -336,6 +372,50 @@ def test_a_process_that_dies_is_replaced(store):
     with ahead.processes(this, 2) as compile_all:
         assert compile_all(os._exit, [(3,)], 60.0) == ["its process died"]
         assert compile_all(operator.truediv, [(1, 1)], 60.0) == [""]
+
+
+def take_the_gpu():
+    """Stands in for a kernel after which nothing runs any more."""
+    ahead._lost = lambda: True
+    raise RuntimeError("illegal memory access")
+
+
+def test_a_job_that_takes_the_gpu_from_its_process_says_so(store):
+    this, _ = this_run(store)
+    with ahead.processes(this, 2) as compile_all:
+        (why,) = compile_all(take_the_gpu, [()], 60.0)
+        assert compile_all(operator.truediv, [(1, 1)], 60.0) == [""]
+    assert why == f"{ahead.LOST} RuntimeError: illegal memory access"
+
+
+def wait_in(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_no_process_outlives_the_one_that_it_compiles_for(store, tmp_path):
+    path = tmp_path / "pid"
+    code = (
+        "import os, threading\n"
+        "from types import SimpleNamespace\n"
+        "from pathlib import Path\n"
+        "from suite.gpu import ahead\n"
+        "from tests.suite.test_gpu import wait_in\n"
+        "def die():\n"
+        f"    while not Path({str(path)!r}).exists(): pass\n"
+        "    os._exit(0)\n"
+        "this = SimpleNamespace(now=lambda: 0.0, say=print)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=die, daemon=True).start()\n"
+        "    with ahead.processes(this, 2) as compile_all:\n"
+        f"        compile_all(wait_in, [({str(path)!r},)], 600.0)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    stat = Path("/proc", path.read_text(), "stat")
+    with suppress(OSError):
+        while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
 
 
 def test_processes_compile_on_one_core_each(store, tmp_path, monkeypatch):
@@ -633,6 +713,20 @@ def test_a_test_that_takes_its_process_with_it_failed(checks, monkeypatch):
     assert found["test_good"] == "passed"
 
 
+def test_what_a_test_failed_of_is_what_was_told_first(monkeypatch):
+    """Then it takes its process with it, and that is told too."""
+
+    def until(command, variables, seconds):
+        lines = [{"collected": 1}]
+        for detail in ("CUDA error: out of memory", "worker 'gw0' crashed"):
+            lines.append({"test": "a", "outcome": "failed", "detail": detail})
+        Path(variables["FDL_GPU_LOG"]).write_text("\n".join(map(json.dumps, lines)))
+        return "", 1
+
+    monkeypatch.setattr(proofs, "_until", until)
+    assert proofs.pytest_run([], 10.0).why == {"a": "CUDA error: out of memory"}
+
+
 def test_after_the_deadline_no_test_begins(checks):
     assert proofs.pytest_run([], -1, [str(checks)]) == proofs.Tests({}, 4, {})
 
@@ -705,8 +799,13 @@ GOOD = f"{proofs.END}\n======= CLEAN SUMMARY: 0 errors"
         (f"{proofs.END}\n======= CLEAN SUMMARY: 2 errors", 0, "failed"),
         (proofs.END, 0, ""),
         ("killed", 137, ""),
+        ("Error: Device not supported.\n======= CLEAN SUMMARY: 2 errors", 1, ""),
+        ("CUDA error: out of memory\n======= CLEAN SUMMARY: 0 errors", 1, ""),
     ],
-    ids=["good", "exit code", "died early", "errors", "no summary", "killed"],
+    ids=[
+        *("good", "exit code", "died early", "errors", "no summary", "killed"),
+        *("cannot watch", "no memory"),
+    ],
 )
 def test_a_sanitized_program_has_to_come_to_its_end(tmp_path, printed, code, verdict):
     tool, asked = tmp_path / "sanitizer", tmp_path / "asked"

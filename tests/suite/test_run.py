@@ -223,6 +223,11 @@ def test_a_lack_of_memory_is_seen_through_the_capture_that_it_ended():
     assert ended_with(RuntimeError("another"), torch.OutOfMemoryError("no")) == "crashed"
 
 
+def test_a_package_that_is_not_there_is_the_machines_fault():
+    assert ended_with(ModuleNotFoundError("No module named 'gymnasium'")) == "infra_error"
+    assert ended_with(ImportError("cannot import name 'x' from 'y'")) == "crashed"
+
+
 def test_a_nan_is_null_in_the_record(toy):
     record = run.execute(toy("nan")[0])
     assert record.train.curve["loss"][-1] is None
