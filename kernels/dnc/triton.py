@@ -662,7 +662,9 @@ def content_backward(
     grad_strengths = scratch(memory, b, blocks, h)
     if not h:
         # No head compares: nothing comes beside what is added.
-        _ = grad_memory.zero_() if add is None else grad_memory.copy_(add)
+        grad_memory.zero_()
+        if add is not None:
+            grad_memory.copy_(add)
     elif b * n:
         _content_backward[(b, blocks)](
             memory.contiguous(),

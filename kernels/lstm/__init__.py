@@ -142,7 +142,7 @@ def _checked(lengths: Any, T: int, B: int) -> Tensor:
     if lengths.dim() != 1 or lengths.shape[0] != B:
         raise ValueError(f"lengths has shape (B={B}), got {tuple(lengths.shape)}")
     if torch.compiler.is_compiling():
-        # Nobody can look at them, and beyond the steps there is nothing to read.
+        # Nobody can look at them, and by others kernels would step beyond their tensors.
         return lengths.clamp(0, T)
     if not B:
         return lengths

@@ -121,8 +121,7 @@ def lstm(
     if bias is None:
         bias = weight_ih.new_zeros(weight_ih.shape[0])
     if lengths is not None:
-        # By others the kernels would step beyond their tensors. A copy in any case: what the
-        # backward reads has to be what the forward read.
-        lengths = lengths.clamp(0, x.shape[0]).to(x.device, torch.int32)
+        # A copy: what the backward reads has to be what the forward read.
+        lengths = lengths.to(x.device, torch.int32, copy=True)
     y, h, c = _lstm_op(x, weight_ih, weight_hh, bias, *state, lengths, reverse)[:3]
     return y, (h, c)

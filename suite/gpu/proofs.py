@@ -18,14 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from suite.gpu import checks
-from suite.gpu.stage import GRACE_S, Run, workers
+from suite.gpu.stage import GRACE_S, HANGS_S, Run, workers
 
 ROOT = Path(__file__).parent.parent.parent
 
 # In less, pytest does not come to more than collecting.
 RETRY_S = 40.0
-# A test that takes longer does not end.
-HANGS_S = 2 * GRACE_S
 
 
 def tests(this: Run, deadline: float) -> int:

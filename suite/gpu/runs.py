@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from suite.gpu import checks, mps
-from suite.gpu.stage import GRACE_S, Run, workers
+from suite.gpu.stage import HANGS_S, Run, workers
 
 if TYPE_CHECKING:
     from suite import local
@@ -56,7 +56,7 @@ def smoke(this: Run, deadline: float) -> int:
 
     with tempfile.TemporaryDirectory() as place:
         campaign = local.Campaign(
-            Store(place), jobs=workers(), timeout_s=2 * GRACE_S, figures=_can_draw()
+            Store(place), jobs=workers(), timeout_s=HANGS_S, figures=_can_draw()
         )
         try:
             _run_until(this, deadline, campaign, [names[n] for n in todo.values()], ended)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from suite.gpu import ahead, checks, tuner
-from suite.gpu.stage import Run
+from suite.gpu.stage import HANGS_S, Run
 
 if TYPE_CHECKING:
     from suite.bench import Session
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 ROUNDS = 9
 # In less, processes come to no more than importing what they need.
 START_S = 20.0
-# The longest session took eleven seconds on a GPU, and 49 with what it compiles.
-HANGS_S = 120.0
 
 
 def table(this: Run, deadline: float) -> int:
