@@ -42,11 +42,36 @@ def test_the_probe_works_while_gradients_are_off_and_leaves_none_behind():
 
 def test_weights_start_with_the_scale_of_their_neuron():
     torch.manual_seed(3)
-    for activation, variance in (("relu", 2 / 128), ("tanh", 2 / 256), ("sigmoid", 2 / 256)):
+    variances = {
+        "relu": 2 / 128,
+        "tanh": 2 / 256,
+        "sigmoid": 2 / 256,
+        "scaled_sigmoid": 16 * 2 / 256,
+    }
+    for activation, variance in variances.items():
         model = task.network(64, task.Config(activation=activation, depth=6, hidden=128))
         middle = task.linears(model)[3]
         assert float(middle.weight.detach().var()) == pytest.approx(variance, rel=0.05)
         assert not middle.bias.any()
+
+
+def test_scaled_sigmoids_start_with_the_same_weights_four_times_as_large():
+    nets = []
+    for activation in ("sigmoid", "scaled_sigmoid"):
+        torch.manual_seed(4)
+        nets.append(task.network(6, task.Config(activation=activation, depth=3, hidden=8)))
+    for plain, scaled in zip(*map(task.linears, nets), strict=True):
+        torch.testing.assert_close(scaled.weight, 4 * plain.weight)
+
+
+def test_at_zero_a_scaled_sigmoid_net_passes_gradients_on_as_tanh_does():
+    """Both neurons' slope times the scale of their start; f is of the one neuron alone."""
+    slopes = {}
+    for name in ("tanh", "scaled_sigmoid"):
+        z = torch.zeros(1, requires_grad=True)
+        (slope,) = torch.autograd.grad(task.ACTIVATIONS[name]()(z), z)
+        slopes[name] = float(slope)
+    assert slopes["tanh"] == task.SCALE * slopes["scaled_sigmoid"]
 
 
 def test_hidden_outputs_are_the_neurons_and_end_before_the_logits():
