@@ -1,8 +1,11 @@
-"""MNIST classifier: the book's MLP as printed, with Adam, and with dropout.
+"""MNIST classifier: the book's MLP as printed, with Adam, with dropout, and as trained today.
 
 Section "Building the MNIST Classifier in PyTorch". The net is 784-256-10 with one ReLU, trained
 for 40 epochs in batches of 64. Compared are `book` (plain SGD at learning rate 1e-3, the listing),
-`fixed` (Adam at the same rate) and `dropout` (`fixed` with half of the hidden units dropped).
+`fixed` (Adam at the same rate), `dropout` (`fixed` with half of the hidden units dropped) and
+`modern`, the same net for as many epochs with AdamW (Loshchilov and Hutter, 2019), three tenths of
+the hidden units dropped, and one cycle of the rate (Smith, 2018): in a line up to 5e-3 in the first
+fifth of the updates, and in a line down to zero.
 
 What the book's notebook (2nd edition, chapter 5) shows: training loss 0.3359 in epoch 40 and "test
 accuracy: 90.66". That figure divides the number of correct digits by the loader's 157 batches
@@ -25,8 +28,11 @@ from torch.nn import functional as F
 
 from suite.fit import fit
 from suite.task import Claim, Target, Task
+from tasks.models.classification import loss, pixels
+from tasks.models.training import Scheduled
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "one_cycle": torch.optim.AdamW}
+RISE = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,6 @@ def classifier(n_pixels: int, cfg: Config) -> nn.Module:
     )
 
 
-def pixels(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Grey values 0..255 as floats 0..1, one row an image: x_BD."""
-    return x_BCHW.flatten(1).float() / 255
-
-
-def loss(model: nn.Module, x_BD: torch.Tensor, y_B: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(model(x_BD), y_B)
-
-
 def printed(n_correct: int, n_test: int, batch_size: int) -> float:
     """Accuracy as the listing computes it: as if the last batch were full."""
     n_batches = -(-n_test // batch_size)
@@ -74,6 +71,11 @@ def scores(logits_BK: torch.Tensor, y_B: torch.Tensor, batch_size: int) -> dict[
         "printed_shortfall": accuracy - shown,
         "test_loss": float(F.cross_entropy(logits_BK, y_B)),
     }
+
+
+def one_cycle(share: float) -> float:
+    """The rate, as a share of its peak, when ``share`` of the updates are done."""
+    return min(share / RISE, (1 - share) / (1 - RISE))
 
 
 def draw_mistakes(x_BCHW: torch.Tensor, logits_BK: torch.Tensor, y_B: torch.Tensor) -> Any:
@@ -115,7 +117,11 @@ def run(cfg: Config, ctx: Any) -> Any:
     (images, y), (test_images, y_test) = source.train, source.test
     x, x_test = pixels(images), pixels(test_images)
     model = classifier(x.shape[1], cfg).to(ctx.device)
-    optimizer = OPTIMIZERS[cfg.optimizer](model.parameters(), lr=cfg.lr)
+    optimizer: Any = OPTIMIZERS[cfg.optimizer](model.parameters(), lr=cfg.lr)
+    if cfg.optimizer == "one_cycle":
+        updates = cfg.epochs * -(-len(x) // cfg.batch_size)
+        # The first update is not at a rate of zero, nor the last.
+        optimizer = Scheduled([optimizer], [lambda done: one_cycle((done + 0.5) / updates)])
     start = ctx.keep(model=model, optimizer=optimizer)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
@@ -152,6 +158,7 @@ TASK = Task(
         "fixed": {"optimizer": "adam"},
         "book": {},
         "dropout": {"optimizer": "adam", "dropout": 0.5},
+        "modern": {"optimizer": "one_cycle", "lr": 5e-3, "dropout": 0.3},
     },
     targets={
         "smoke": {
@@ -170,7 +177,7 @@ TASK = Task(
                 "max",
                 "calibrated: 20 seeds from 1000, worst 0.969, mean 0.975; after half of the "
                 "epochs at most 0.958",
-            )
+            ),
         },
         "paper": {
             "fixed": Target(
@@ -188,6 +195,13 @@ TASK = Task(
                 f"{NOTEBOOK} 90.66 %: its 9,110 correct digits divided by 10,000. Seeds 1000 and "
                 "1001: 0.909 and 0.911, with its training loss of 0.336",
                 tolerance=0.005,
+            ),
+            "modern": Target(
+                "test_accuracy",
+                0.984,
+                "max",
+                "calibrated: 4 seeds from 1000, worst 0.9843, mean 0.9854; after half of the "
+                "epochs at most 0.9803",
             ),
         },
     },
@@ -209,6 +223,16 @@ TASK = Task(
             mode="max",
             profiles=("paper",),
             source=f"{NOTEBOOK} 90.66 % where 9,110 of 10,000 are right",
+            note="Arithmetic: it divides by 10,048, which takes 0.48 % off every accuracy; more "
+            "than 0.4 points of one above 84 %.",
+        ),
+        Claim(
+            "the same net, trained as today in as many epochs, beats Adam at a constant rate",
+            "test_accuracy",
+            left="modern",
+            right="fixed",
+            mode="max",
+            source="Smith (2018), on one cycle of the rate; the book has no such listing",
         ),
         Claim(
             "dropping half of the hidden units raises the test accuracy",

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from suite.run import Context
 from tasks.ch05_pytorch import mnist_mlp
 
 
@@ -36,9 +37,31 @@ def test_scores_of_known_logits():
     assert got["printed_shortfall"] == 0.5 - 35 / 128
 
 
-def test_pixels_are_rows_from_0_to_1_in_reading_order():
-    x = torch.tensor([[[[0, 51], [102, 255]]]], dtype=torch.uint8)
-    torch.testing.assert_close(mnist_mlp.pixels(x), torch.tensor([[0.0, 0.2, 0.4, 1.0]]))
+def test_one_cycle_rises_to_the_peak_in_a_fifth_and_falls_to_zero():
+    got = [mnist_mlp.one_cycle(share) for share in (0, 0.1, 0.2, 0.6, 1)]
+    assert got == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_modern_steps_at_the_rates_of_its_cycle(monkeypatch):
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setitem(mnist_mlp.OPTIMIZERS, "one_cycle", Watched)
+    task = mnist_mlp.TASK
+    cfg = task.configure("smoke", "modern")
+    for _ in task.run(cfg, Context(torch.device("cpu"), 0)):
+        pass
+    peak, updates = cfg.lr, len(rates)
+    assert updates == cfg.epochs * -(-1437 // cfg.batch_size)
+    assert rates == pytest.approx(
+        [peak * mnist_mlp.one_cycle((i + 0.5) / updates) for i in range(updates)]
+    )
+    assert 0 < rates[0] < max(rates) <= peak
+    assert 0 < rates[-1] < 0.02 * peak
 
 
 def test_the_net_is_the_books():
