@@ -1,6 +1,5 @@
 """An epoch from each loader of ch05.dataloader, in turn. Read the ratios; nothing fails by them."""
 
-import functools
 import statistics
 
 import pytest
@@ -21,28 +20,35 @@ def pictures():
     return dataloader.encoded(images), labels
 
 
-def _epoch(cfg, pictures, ram):
+def _passes(cfg, pictures, ram=None):
+    """Hands out all examples once a call, by processes that are at work already."""
     made = dataloader.Pictures(*pictures, cfg.workers)
-    return sum(len(b[1]) for b in dataloader.epoch_of(made, ram, cfg, torch.device("cpu")))
+    one_pass = dataloader.loader_of(made, ram, cfg, torch.device("cpu"))
+
+    def epoch():
+        return sum(len(labels) for _, labels, _ in one_pass())
+
+    assert epoch() == len(pictures[1])
+    return epoch
 
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_rows_in_memory_against_a_dataloader(benchmark, in_turn, pictures, workers):
     """Seconds an epoch of a DataLoader over those of rows of one tensor, in adjacent pairs."""
-    loader = dataloader.Config(workers=workers)
-    rows = dataloader.Config(loader="in_ram")
     ram = dataloader.in_memory(dataloader.Pictures(*pictures, 0), torch.device("cpu"))
-    assert _epoch(loader, pictures, None) == _epoch(rows, pictures, ram) == len(pictures[1])
-    sides = {c.loader: functools.partial(_epoch, c, pictures, ram) for c in (loader, rows)}
+    sides = {
+        "workers": _passes(dataloader.Config(workers=workers), pictures),
+        "in_ram": _passes(dataloader.Config(loader="in_ram"), pictures, ram),
+    }
     seconds = in_turn(sides, ROUNDS)
     benchmark.extra_info["images_per_s"] = {
         name: len(pictures[1]) / statistics.median(pair[name] for pair in seconds) for name in sides
     }
-    benchmark.pedantic(_epoch, (loader, pictures, None), rounds=1)
+    benchmark.pedantic(sides["workers"], rounds=1)
 
 
 def test_workers_against_the_training_process(benchmark, in_turn, pictures):
     """Seconds an epoch without workers over those with two, in adjacent pairs."""
-    configs = [dataloader.Config(workers=w) for w in (0, 2)]
-    in_turn({c.workers: functools.partial(_epoch, c, pictures, None) for c in configs}, ROUNDS)
-    benchmark.pedantic(_epoch, (configs[1], pictures, None), rounds=1)
+    sides = {w: _passes(dataloader.Config(workers=w), pictures) for w in (0, 2)}
+    in_turn(sides, ROUNDS)
+    benchmark.pedantic(sides[2], rounds=1)

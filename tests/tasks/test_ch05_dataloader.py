@@ -1,8 +1,11 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
+from suite import checkpoint
+from suite.run import Context
 from tasks.ch05_pytorch import dataloader as task
 
 CPU = torch.device("cpu")
@@ -14,12 +17,18 @@ def _images(n=23):
     return x_NCHW, torch.arange(n) % 10
 
 
-def _epoch(cfg, seed=2):
+def _epochs(cfg, n, seed=2):
     images, y = _images()
     pictures = task.Pictures(task.encoded(images), y, cfg.workers)
     ram = None if cfg.loader == "workers" else task.in_memory(pictures, CPU)
+    one_pass = task.loader_of(pictures, ram, cfg, CPU)
     torch.manual_seed(seed)
-    return pictures, list(task.epoch_of(pictures, ram, cfg, CPU)), images.float() / 255, y
+    return pictures, [list(one_pass()) for _ in range(n)], images.float() / 255, y
+
+
+def _epoch(cfg, seed=2):
+    pictures, (handed,), x, y = _epochs(cfg, 1, seed)
+    return pictures, handed, x, y
 
 
 def test_a_picture_survives_its_file_bit_for_bit():
@@ -62,10 +71,48 @@ def test_every_kind_of_fault_is_counted():
     assert task.faults([tuple(twice)], x, y)["not_once"] == 2
 
 
-def test_two_epochs_have_two_orders_and_one_seed_has_one():
+def test_two_seeds_have_two_orders_and_one_seed_has_one():
     cfg = task.Config(loader="workers", batch_size=23)
     first, again, other = (_epoch(cfg, seed)[1][0][2].tolist() for seed in (2, 2, 3))
     assert first == again != other
+
+
+@pytest.mark.parametrize(("loader", "workers"), [("workers", 0), ("workers", 2), ("in_ram", 0)])
+def test_every_epoch_has_all_examples_in_an_order_of_its_own(loader, workers):
+    cfg = task.Config(loader=loader, workers=workers, batch_size=5)
+    pictures, epochs, x, y = _epochs(cfg, 2)
+    assert [sum(task.faults(handed, x, y).values()) for handed in epochs] == [0, 0]
+    one, two = (torch.cat([b[2] for b in handed]).tolist() for handed in epochs)
+    assert one != two
+    assert int(pictures.decodes_P.sum()) == 23 * (1 if loader == "in_ram" else 2)
+
+
+def _rows(cfg, snapshot=None):
+    ctx = Context(CPU, 0, snapshot=snapshot)
+    for row in task.run(cfg, ctx):
+        if row is not None:
+            yield ctx, row()
+
+
+@pytest.mark.parametrize("loader", ["workers", "in_ram"])
+def test_what_a_restart_decodes_again_counts_once(loader):
+    cfg = task.Config(data="digits", loader=loader, examples=40, epochs=3)
+    whole = [row for _, row in _rows(cfg)]
+    begun = _rows(cfg)
+    ctx, first = next(begun)
+    kept = {name: checkpoint.state_of(thing) for name, thing in ctx.kept.items()}
+    rest = [row for _, row in _rows(cfg, {"kept": kept, "yields": 1, "artifacts": []})]
+    assert [first, *rest] == whole
+    assert [row["decodes"] for row in whole] == (
+        [1, 1, 1] if loader == "workers" else [1, 1 / 2, 1 / 3]
+    )
+
+
+def test_faults_of_all_epochs_add_up():
+    cfg = task.Config(data="digits", loader="unpaired", examples=100, epochs=3)
+    counts = [row["wrong_labels"] for _, row in _rows(cfg)]
+    assert 150 < counts[-1] == sum(b - a for a, b in itertools.pairwise([0, *counts]))
+    assert counts[0] < counts[1] < counts[2]
 
 
 def test_the_picture_shows_who_decoded():
