@@ -13,9 +13,10 @@ comes into it. Compared are
 - `unpaired`, the control: `in_ram` with images and labels each shuffled on their own.
 
 `wrong` counts, over all epochs, examples that came with pixels or a label that are not their own,
-and examples that an epoch left out or gave twice. The loaders have to give the same tensors bit for
-bit. `decodes` is the number of pictures decoded for one example handed out, `own_decodes` those of
-them in the training process, and `busiest` the share that the busiest process had.
+and examples that an epoch did not give just once, as all of an epoch that is still to come. The
+loaders have to give the same tensors bit for bit. `decodes` is the number of pictures decoded for
+one example handed out, `own_decodes` those of them in the training process, and `busiest` the share
+that the busiest process had.
 
 How fast a loader is depends on the machine: it is the record's `step`, the examples handed out,
 over its training time, in which workers start and `in_ram` decodes too; whether a batch is right is
@@ -153,23 +154,25 @@ def run(cfg: Config, ctx: Any) -> Any:
     x = (images.cpu().float() / 255).to(ctx.device)
     pictures = Pictures(encoded(images), y.cpu(), cfg.workers)
     decodes_P = pictures.decodes_P
-    found = dict.fromkeys(("wrong_pixels", "wrong_labels", "not_once"), 0)
+    n = cfg.epochs * len(y)
+    found = {"wrong_pixels": 0, "wrong_labels": 0, "not_once": n}
     shown: list[torch.Tensor] = []
     start = ctx.keep(decodes_P=decodes_P, found=found, shown=shown)
     before_P = decodes_P.clone()
 
     def check(epoch: int, handed: list[Batch]) -> dict[str, Any]:
+        found["not_once"] -= len(y)
         for name, count in faults(handed, x, y).items():
             found[name] += count
-        n = epoch * len(y)
+        given = epoch * len(y)
         return {
-            "step": n,
+            "step": given,
             "epoch": epoch,
             "wrong": sum(found.values()),
             **found,
             "wrong_share": sum(found.values()) / n,
-            "decodes": int(decodes_P.sum()) / n,
-            "own_decodes": int(decodes_P[0]) / n,
+            "decodes": int(decodes_P.sum()) / given,
+            "own_decodes": int(decodes_P[0]) / given,
             "busiest": int(decodes_P.max()) / int(decodes_P.sum()),
         }
 

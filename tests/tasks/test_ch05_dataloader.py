@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 
 import pytest
 import torch
@@ -108,11 +107,16 @@ def test_what_a_restart_decodes_again_counts_once(loader):
     )
 
 
-def test_faults_of_all_epochs_add_up():
+def test_faults_add_up_and_an_epoch_to_come_has_not_given_its_examples():
     cfg = task.Config(data="digits", loader="unpaired", examples=100, epochs=3)
-    counts = [row["wrong_labels"] for _, row in _rows(cfg)]
-    assert 150 < counts[-1] == sum(b - a for a, b in itertools.pairwise([0, *counts]))
-    assert counts[0] < counts[1] < counts[2]
+    rows = [row for _, row in _rows(cfg)]
+    labels = [row["wrong_labels"] for row in rows]
+    assert 50 < labels[0] < labels[1] - 50 < labels[2] - 100
+    assert [row["not_once"] for row in rows] == [200, 100, 0]
+    assert [row["wrong"] for row in rows] == [
+        n + m for n, m in zip(labels, (200, 100, 0), strict=True)
+    ]
+    assert rows[-1]["wrong_share"] == labels[-1] / 300
 
 
 def test_the_picture_shows_who_decoded():
