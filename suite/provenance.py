@@ -15,8 +15,10 @@ PACKAGES = ("numpy", "scipy", "torch", "torchvision", "triton", "ray", "gymnasiu
 ENV_VARS = (
     "CUDA_VISIBLE_DEVICES",
     "CUBLAS_WORKSPACE_CONFIG",
+    "GOMP_SPINCOUNT",
     "MKL_NUM_THREADS",
     "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
     "PYTORCH_CUDA_ALLOC_CONF",
     "TRITON_INTERPRET",
 )

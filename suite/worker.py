@@ -26,6 +26,11 @@ from suite.record import Clock, Record, seal, utc
 from suite.store import Store, StoreError
 
 GRACE_S = 15.0
+# How often a thread of a run looks whether the others are done before it sleeps, with GNU's OpenMP,
+# which PyTorch has on Linux. Beside one busy process of another session, among which Linux shares
+# the cores, a run of two threads took 270 times as long by the default of 300,000, and with this
+# ten times; alone it takes no longer. See tests/bench/test_waiting.py.
+SPINS = 5_000
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
@@ -199,6 +204,9 @@ def spawned(serve: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, 
 
     The first thing to do there is to ``settle``.
     """
+    # Read when PyTorch is imported, so it has to be there before the process is.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     context = multiprocessing.get_context("spawn")
     link, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, *arguments, os.getpid()), daemon=False)

@@ -103,6 +103,27 @@ def test_the_worker_that_was_started_ahead_has_the_first_run(toy, store):
     assert worker.draft["run_id"] == record.run_id
 
 
+@pytest.mark.parametrize(
+    ("said", "used"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "5000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ],
+)
+def test_threads_of_a_run_soon_sleep_unless_the_user_says_how_to_wait(
+    toy, store, monkeypatch, said, used
+):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # What it was before comes back after the test, whatever is set meanwhile.
+        monkeypatch.setenv(name, said.get(name, ""))
+        if name not in said:
+            monkeypatch.delenv(name)
+    [record], _ = _campaign(store, toy("quick"))
+    waiting = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    assert {k: v for k, v in record.env.env_vars.items() if k in waiting} == used
+
+
 def test_ctrl_c_does_not_reach_a_worker_that_is_starting(toy, store):
     with ahead(Campaign(store)) as campaign:
         os.kill(campaign.worker.process.pid, signal.SIGINT)
