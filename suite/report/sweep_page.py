@@ -1,6 +1,7 @@
 """The pictures of a sweep, and its page."""
 
 import io
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 WORSE, BETTER, BEST, FAILED = "#9aa3ad", PALETTE[0], PALETTE[1], PALETTE[5]
 MOST_SLICES = 6
+# Between labels below a panel, in pixels of the screen; closer ones read as one.
+GAP = 6
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,23 @@ def _picture(
     with curves.styled():
         figure = Figure(figsize=(10.6 if wide else 5.2, 3.6), layout="constrained")
         draw(figure, found)
+        _lean(figure)
         svg = curves.svg(figure)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=144, facecolor="white", metadata={"Software": None})
     return Picture(name, png.getvalue(), curves.embedded(svg, name, caption), caption, wide)
+
+
+def _lean(figure: "Figure") -> None:
+    """Have the labels below a panel lean where they would run into each other."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        labels = [label for label in axes.get_xticklabels() if label.get_text()]
+        boxes = sorted((label.get_window_extent() for label in labels), key=lambda box: box.x0)
+        if any(left.x1 + GAP > right.x0 for left, right in itertools.pairwise(boxes)):
+            axes.tick_params(axis="x", rotation=30)
+            for label in labels:
+                label.set(ha="right", rotation_mode="anchor")
 
 
 def _colours(found: Result) -> dict[int, Any]:

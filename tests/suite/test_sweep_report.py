@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 from record_factory import make_record
 
 from suite import report
@@ -256,6 +257,22 @@ def test_hostile_text_stays_text(swept):
     assert (
         "<script>" not in store.read("README.md").decode().replace("\\", "").split("    suite")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("labels", "angle"),
+    [(["sgd", "adam"], 0), (["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"], 30)],
+)
+def test_labels_below_a_panel_lean_where_they_would_run_into_each_other(labels, angle):
+    figure = Figure(figsize=(3, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xticks(range(len(labels)), labels)
+    sweep_page._lean(figure)
+    figure.draw_without_rendering()
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {angle}
+    assert [label.get_text() for label in axes.get_xticklabels()] == labels
+    # The end of a label that leans stands at its tick.
+    assert {label.get_ha() for label in axes.get_xticklabels()} == {"right" if angle else "center"}
 
 
 def test_a_domain_knows_its_place_on_an_axis():
