@@ -122,7 +122,7 @@ def draw_layers(history: list[Any], outputs_before: Any, outputs_after: Any, nam
         low, middle, high = np.quantile(np.stack(given), (0.15, 0.5, 0.85), axis=1)
         place = np.arange(1, len(middle) + 1) + 0.16 * (2 * i - 1)
         spread = (middle - low, high - middle)
-        right.errorbar(place, middle, spread, fmt="o", color=colour, ms=4, capsize=3, label=label)
+        right.errorbar(place, middle, spread, fmt="o", color=colour, ms=4, capsize=3)
     left.set(xlabel="layer, the last one gives the logits", ylabel="norm of its weights' gradient")
     right.set(xlabel="hidden layer", ylabel="output of its neurons")
     right.set_title("15th percentile, median and 85th over images and neurons", size=10)
@@ -130,7 +130,8 @@ def draw_layers(history: list[Any], outputs_before: Any, outputs_after: Any, nam
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    # The colours are the same on the right, where a legend would hide some of the bars.
+    left.legend(fontsize=8)
     figure.suptitle(f"{len(middle)} hidden layers of {name.replace('_', ' ')} neurons")
     return figure
 

@@ -141,9 +141,10 @@ def draw_batch(shown: Sequence[torch.Tensor], decodes_P: np.ndarray, cfg: Config
     left.suptitle("a batch as it arrives", size=10)
     axes = right.subplots()
     names = ["training"] + [f"worker {i}" for i in range(len(decodes_P) - 1)]
-    axes.bar(names, decodes_P, color="#0072B2", width=0.6)
-    axes.set(xlabel="process", ylabel="pictures decoded", title=f"{cfg.epochs} epochs")
-    axes.grid(alpha=0.3, axis="y")
+    axes.barh(names, decodes_P, color="#0072B2", height=0.6)
+    axes.invert_yaxis()
+    axes.set(xlabel="pictures decoded", title=f"{cfg.epochs} epochs")
+    axes.grid(alpha=0.3, axis="x")
     return figure
 
 

@@ -124,4 +124,4 @@ def test_the_picture_shows_who_decoded():
     _, handed, _, _ = _epoch(task.Config(loader="in_ram", batch_size=12))
     figure = task.draw_batch(handed[0], torch.tensor([0, 12, 11]).numpy(), cfg)
     bars = figure.subfigs[1].axes[0].patches
-    assert [bar.get_height() for bar in bars] == [0, 12, 11]
+    assert [bar.get_width() for bar in bars] == [0, 12, 11]
