@@ -15,6 +15,7 @@ import importlib
 import inspect
 import re
 import tokenize
+import typing
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,11 @@ class Task:
         if len(self.impls) > 1:
             changes["impl"] = impl
         cfg = dataclasses.replace(self.config, **changes)
-        return dataclasses.replace(cfg, **_checked(cfg, overrides or {}))
+        cfg = dataclasses.replace(cfg, **_checked(cfg, overrides or {}))
+        for field, allowed in choices(type(self.config)).items():
+            if getattr(cfg, field) not in allowed:
+                raise unknown(field, getattr(cfg, field), allowed)
+        return cfg
 
     def target(self, profile: str, variant: str) -> Target | None:
         """The target of a variant under a profile, or None."""
@@ -242,6 +247,16 @@ class Task:
             if profile in claim.profiles:
                 needed |= {claim.left, str(claim.right)}
         return [v for v in self.variants if v in needed]
+
+
+def choices(config: type) -> dict[str, tuple[str, ...]]:
+    """The fields of a task's config that are one of some words, declared ``Literal[...]``."""
+    declared = typing.get_type_hints(config)
+    return {
+        field: typing.get_args(kind)
+        for field, kind in declared.items()
+        if typing.get_origin(kind) is typing.Literal
+    }
 
 
 def _checked(cfg: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -368,7 +383,8 @@ def headlines() -> list[str]:
 def version(name: str) -> str:
     """Hash of what a task computes: its file, and the models, loops and kernels that it imports.
 
-    Comments, docstrings and layout do not count, so tidying a file keeps its series of results.
+    Comments, docstrings, layout and the words that a field may be do not count, so tidying a file
+    keeps its series of results.
     """
     todo, done = [source_path(name)], {}
     while todo:
@@ -376,7 +392,7 @@ def version(name: str) -> str:
         if path in done:
             continue
         tree = _without_docstrings(ast.parse(path.read_bytes()))
-        done[path] = ast.unparse(_Quoted().visit(tree))
+        done[path] = ast.unparse(_Quoted().visit(_Words().visit(tree)))
         todo += [p for m in _imported(tree) if (p := _shared_source(m)) is not None]
     text = "\n".join(done[p] for p in sorted(done, key=_within_checkout))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -395,6 +411,21 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
                 if ast.get_docstring(node, clean=False) is not None:
                     node.body = node.body[1:]
     return tree
+
+
+class _Words(ast.NodeTransformer):
+    """Fields that are one of some words as plain strings: which are allowed computes nothing."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
+        match node.annotation:
+            case ast.Subscript(value=ast.Name("Literal")):
+                node.annotation = ast.Name("str")
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        if node.module == "typing":
+            node.names = [name for name in node.names if name.name != "Literal"]
+        return node if node.names else None
 
 
 class _Quoted(ast.NodeTransformer):

@@ -24,7 +24,7 @@ Shapes: B batch, M rows, N columns, R rank, K = min(M, N).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,8 +37,8 @@ SOLVED = 1e-8
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "matrices with a planted column space"
-    method: str = "elimination"
+    data: Literal["matrices with a planted column space"] = "matrices with a planted column space"
+    method: Literal["elimination", "qr", "svd"] = "elimination"
     tolerance: float = TOLERANCE
     matrices: int = 100_000
     group: int = 5_000

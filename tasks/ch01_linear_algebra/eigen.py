@@ -26,7 +26,7 @@ Shapes: N rows and columns.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,10 +37,10 @@ from suite.task import Claim, Target, Task
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random matrix with a planted spectrum"
-    method: str = "qr"
+    data: Literal["random matrix with a planted spectrum"] = "random matrix with a planted spectrum"
+    method: Literal["qr", "power", "eigh", "eig"] = "qr"
     size: int = 4096
-    dtype: str = "float32"
+    dtype: Literal["float32", "float64"] = "float32"
     ratio: float = 0.9
     tolerance: float = 1e-3
     condition: float = 10.0

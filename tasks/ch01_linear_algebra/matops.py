@@ -30,7 +30,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,9 +45,9 @@ OPERATIONS = ("inner", "outer", "matvec", "matmul")
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random matrices"
-    method: str = "torch"
-    dtype: str = "float32"
+    data: Literal["random matrices"] = "random matrices"
+    method: Literal["torch", "loops", "einsum", "outer", "kernel"] = "torch"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     size: int = 4096
     rows: int = 2
     impl: str = "torch"

@@ -23,7 +23,7 @@ Shapes: B batch, M rows, N columns, R rank.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ INDEPENDENT = 1e-9
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "matrices with a planted null space"
-    method: str = "elimination"
+    data: Literal["matrices with a planted null space"] = "matrices with a planted null space"
+    method: Literal["elimination", "svd"] = "elimination"
     matrices: int = 100_000
     group: int = 5_000
     largest: int = 64

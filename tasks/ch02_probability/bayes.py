@@ -28,7 +28,7 @@ import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ SMOOTHING = 1e-9
 @dataclass(frozen=True)
 class Config:
     data: str = "people with a disease and their tests"
-    method: str = "closed"
+    method: Literal["closed", "sequential", "counting", "naive"] = "closed"
     prior: float = 0.01
     sensitivity: float = 0.9
     specificity: float = 0.95

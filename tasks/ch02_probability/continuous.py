@@ -28,7 +28,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ KEPT = {
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "draws from three distributions"
-    method: str = "inverse"
+    data: Literal["draws from three distributions"] = "draws from three distributions"
+    method: Literal["inverse", "rejection", "torch", "mle"] = "inverse"
     draws: int = 1_000_000
     replicates: int = 100
     steps: int = 300

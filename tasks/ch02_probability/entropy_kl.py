@@ -34,7 +34,7 @@ import functools
 import heapq
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,8 +49,8 @@ AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random distributions"
-    method: str = "analytic"
+    data: Literal["random distributions"] = "random distributions"
+    method: Literal["analytic", "sampled", "huffman", "forward", "reverse"] = "analytic"
     pairs: int = 1000
     outcomes: int = 32
     replicates: int = 400

@@ -25,7 +25,7 @@ Shapes: R replicates, N rolls, S sides.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ COLOURS = {"mc": "#0072B2", "antithetic": "#D55E00", "control": "#009E73"}
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "rolls of two dice"
-    method: str = "mc"
+    data: Literal["rolls of two dice"] = "rolls of two dice"
+    method: Literal["mc", "exact", "antithetic", "control"] = "mc"
     sides: int = 6
     replicates: int = 1000
     first: int = 16

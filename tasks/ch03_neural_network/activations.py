@@ -25,7 +25,7 @@ Shapes: B batch, D pixels, K classes.
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ PROBED = 2000
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    activation: str = "relu"
+    activation: Literal["relu", "tanh", "sigmoid", "scaled_sigmoid"] = "relu"
     depth: int = 6
     hidden: int = 256
     lr: float = 1e-3

@@ -24,7 +24,7 @@ Shapes: B batch, D = 2 inputs, H hidden units.
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ GAINS = {"relu": math.sqrt(2), "tanh": 1.0, "sigmoid": 4.0, "linear": 1.0}
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "two moons"
-    activation: str = "sigmoid"
+    data: Literal["two moons", "xor"] = "two moons"
+    activation: Literal["sigmoid", "tanh", "relu", "linear"] = "sigmoid"
     hidden: int = 16
     layers: int = 2
     noise: float = 0.1

@@ -27,7 +27,7 @@ Shapes: S data sets, B students, P = 3 parameters: bias, then two weights.
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,8 +41,10 @@ CENTRE, SCALE = 5.0, 5.0
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "hours of sleep and study against the exam"
-    form: str = "rule"
+    data: Literal["hours of sleep and study against the exam"] = (
+        "hours of sleep and study against the exam"
+    )
+    form: Literal["rule", "neuron"] = "rule"
     sets: int = 1000
     students: int = 100
     margin: float = 0.3

@@ -21,7 +21,7 @@ Shapes: B batch, D pixels, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from tasks.models.classification import pixels
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    output: str = "softmax"
+    output: Literal["softmax", "sigmoids", "squared"] = "softmax"
     lr: float = 0.01
     batch_size: int = 100
     epochs: int = 100

@@ -29,7 +29,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ HIDDEN = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu}
 @dataclass(frozen=True)
 class Config:
     data: str = "digits"
-    gradient: str = "manual"
-    activation: str = "tanh"
+    gradient: Literal["manual", "autograd", "differences", "fused"] = "manual"
+    activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
     hidden: int = 8
     digits_hidden: int = 12
     batch_size: int = 64

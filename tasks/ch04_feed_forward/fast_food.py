@@ -21,7 +21,7 @@ Shapes: N meals, D items.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,8 +34,8 @@ ONLINE_MEALS = 3
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random meals of three items"
-    method: str = "batch"
+    data: Literal["random meals of three items"] = "random meals of three items"
+    method: Literal["batch", "online", "sweep"] = "batch"
     prices: tuple[float, ...] = (150.0, 50.0, 100.0)
     guess: float = 50.0
     most_servings: int = 5

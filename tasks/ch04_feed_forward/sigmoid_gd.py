@@ -22,7 +22,7 @@ Shapes: N examples, D inputs.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,9 +34,9 @@ FRESH = 20_000
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "corners of the unit square with noise"
-    rule: str = "and"
-    gradient: str = "formula"
+    data: Literal["corners of the unit square with noise"] = "corners of the unit square with noise"
+    rule: Literal["and", "or", "noisy"] = "and"
+    gradient: Literal["formula", "autograd"] = "formula"
     noise: float = 0.08
     slope: float = 4.0
     bias: float = 0.0

@@ -30,7 +30,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    loader: str = "workers"
+    loader: Literal["workers", "in_ram", "unpaired"] = "workers"
     workers: int = 0
     batch_size: int = 64
     epochs: int = 3

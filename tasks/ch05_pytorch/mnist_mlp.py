@@ -20,7 +20,7 @@ Shapes: B batch, D pixels, K classes, H and W height and width.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ RISE = 0.2
 class Config:
     data: str = "mnist"
     hidden: int = 256
-    optimizer: str = "sgd"
+    optimizer: Literal["sgd", "adam", "one_cycle"] = "sgd"
     lr: float = 1e-3
     dropout: float = 0.0
     batch_size: int = 64

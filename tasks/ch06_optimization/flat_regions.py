@@ -31,7 +31,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,8 +48,10 @@ LOOKED_AT = (5, 10, 20, 50, 100, 200, 500, 1000, 1500, 2000)
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "x^2 - y^2, x^3 - 3 x y^2 and random surfaces"
-    method: str = "rmsprop"
+    data: Literal["x^2 - y^2, x^3 - 3 x y^2 and random surfaces"] = (
+        "x^2 - y^2, x^3 - 3 x y^2 and random surfaces"
+    )
+    method: Literal["rmsprop", "gd", "critical"] = "rmsprop"
     lr: float = 0.01
     momentum: float = 0.0
     noise: float = 0.0

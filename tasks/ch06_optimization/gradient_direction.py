@@ -28,7 +28,7 @@ Shapes: N dimensions, M points.
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ SHOWN_KAPPA = 30.0
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random quadratic surfaces"
-    method: str = "gradient_descent"
+    data: Literal["random quadratic surfaces"] = "random quadratic surfaces"
+    method: Literal["gradient_descent", "steepest", "momentum"] = "gradient_descent"
     size: int = 100
     worst: float = 1e5
     surfaces: int = 9

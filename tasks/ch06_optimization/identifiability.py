@@ -33,7 +33,7 @@ Shapes: B batch, D pixels, H hidden units.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ KINDS = ("permutation", "rescaling", "sign", "one_layer")
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    change: str = "permutation"
+    change: Literal["permutation", "rescaling", "sign", "one_layer"] = "permutation"
     hidden: int = 256
     epochs: int = 2
     factor: float = 10.0

@@ -33,7 +33,7 @@ Shapes: B batch, D pixels, H and W height and width, P parameters of a net, A al
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,13 +53,13 @@ PRINTED_ARGMIN = -1.2
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    net: str = "mlp"
+    net: Literal["mlp", "conv"] = "mlp"
     hidden: int = 256
     relu_logits: bool = True
     lr: float = 1e-4
     batch_size: int = 64
     epochs: int = 40
-    towards: str = "random"
+    towards: Literal["random", "start", "solution", "matched"] = "random"
     points: int = 80
     probed: int = 2000
 

@@ -21,7 +21,7 @@ the figure's values of m. The listing also never overwrites its last step; here 
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ SHOWN, SHOWN_WALK = 100, 2000
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random steps"
+    data: Literal["random steps"] = "random steps"
     momentum: float = 0.1
     include_last: bool = False
     reach: int = 10

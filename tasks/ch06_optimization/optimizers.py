@@ -31,7 +31,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ DEAD = 0.01
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    optimizer: str = "sgd"
+    optimizer: Literal["sgd", "adam", "momentum", "nesterov", "adagrad", "rmsprop"] = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     relu_logits: bool = False

@@ -33,7 +33,7 @@ Shapes: N examples, D features, K classes, P = D K weights.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ COLOURS = {
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    method: str = "lbfgs"
+    method: Literal["lbfgs", "newton", "bfgs", "cg", "gradient_descent"] = "lbfgs"
     l2: float = 1e-3
     memory: int = 10
     tolerance: float = 1e-8

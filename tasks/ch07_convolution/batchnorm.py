@@ -29,7 +29,7 @@ Shapes: B batch, C channels, D features, K classes, H and W height and width.
 import itertools
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ EPS = 1e-3
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    norm: str = "batch"
+    norm: Literal["batch", "none", "layer"] = "batch"
     lr: float = 0.01
     dropout: float = 0.0
     filters: int = 64

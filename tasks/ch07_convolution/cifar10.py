@@ -33,7 +33,7 @@ Shapes: B batch, N images, C channels, K classes, H and W height and width.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ BIAS_RATE, HEAD_RATE, WHITEN_SHARE, SHIFT = 106.0, 1340.0, 3 / 8, 2
 class Config:
     data: str = "cifar10"
     images: int = 50_000
-    recipe: str = "book"
+    recipe: Literal["book", "speedrun", "resnet18"] = "book"
     width: float = 1.0
     lr: float = 0.01
     weight_decay: float = 0.0
@@ -65,7 +65,7 @@ class Config:
     epochs: int = 60
     most_in_batch: int = 2000
     most_epochs: int = 200
-    precision: str = "bfloat16"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
     impl: str = "torch"
 

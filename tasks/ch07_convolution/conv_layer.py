@@ -28,7 +28,7 @@ Shapes: N images, C channels, H and W pixels; K filters; P and Q positions; D = 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ from suite.task import Claim, Target, Task, unknown
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "random images and filters"
-    method: str = "naive"
+    data: Literal["random images and filters"] = "random images and filters"
+    method: Literal["naive", "im2col", "torch", "kernel"] = "naive"
     shapes: int = 200
     rows: int = 10
     images: int = 8

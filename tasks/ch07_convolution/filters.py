@@ -24,7 +24,7 @@ Shapes: B images, H and W pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,8 +42,10 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "generated bars and the photograph china.jpg"
-    filter: str = "vertical"
+    data: Literal["generated bars and the photograph china.jpg"] = (
+        "generated bars and the photograph china.jpg"
+    )
+    filter: Literal["vertical", "horizontal", "diagonal", "mean"] = "vertical"
     images: int = 200
     side: int = 200
     bars: int = 6

@@ -27,7 +27,7 @@ import functools
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -48,7 +48,7 @@ PAPER = {"batch": (23.6, 23.7, 24.8, 27.3, 34.7), "group": (24.1, 24.2, 24.0, 24
 class Config:
     data: str = "cifar10"
     images: int = 50_000
-    norm: str = "batch"
+    norm: Literal["batch", "group", "layer", "instance", "none"] = "batch"
     groups: int = 8
     depth: int = 20
     width: int = 16
@@ -58,7 +58,7 @@ class Config:
     momentum: float = 0.9
     weight_decay: float = 1e-4
     epochs: int = 60
-    precision: str = "bfloat16"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
 
 

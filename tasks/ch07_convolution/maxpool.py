@@ -28,7 +28,7 @@ Shapes: B batch, C channels, K classes, H and W height and width, P and Q window
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ SHIFTS = [s for s in itertools.product((-1, 0, 1), repeat=2) if s != (0, 0)]
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    pooling: str = "max"
+    pooling: Literal["max", "average", "first", "none"] = "max"
     extent: int = 2
     stride: int = 2
     filters: int = 16

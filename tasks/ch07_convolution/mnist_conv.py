@@ -34,7 +34,7 @@ Shapes: B batch, C channels, K classes, H and W height and width.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -51,13 +51,13 @@ LOOKS = {"constant": 1, "steps": 1, "cycle": 4}
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    net: str = "listing"
+    net: Literal["listing", "recipe", "blocks"] = "listing"
     hidden_relu: bool = False
     convolutions: int = 1
     width: int = 32
-    optimizer: str = "sgd"
+    optimizer: Literal["sgd", "adam", "adadelta", "nesterov"] = "sgd"
     lr: float = 1e-4
-    schedule: str = "constant"
+    schedule: Literal["constant", "steps", "cycle"] = "constant"
     smoothing: float = 0.0
     distortion: float = 0.0
     batch_size: int = 64

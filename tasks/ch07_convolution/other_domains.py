@@ -23,7 +23,7 @@ Shapes: B batch, C channels, T time, F filters, K classes.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -41,9 +41,9 @@ MOTIFS = ("low tone", "high tone", "chirp", "pulse")
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "generated series and strings"
-    domain: str = "series"
-    net: str = "conv"
+    data: Literal["generated series and strings"] = "generated series and strings"
+    domain: Literal["series", "text"] = "series"
+    net: Literal["conv", "mlp"] = "conv"
     length: int = 128
     motif: int = 32
     noise: float = 0.4

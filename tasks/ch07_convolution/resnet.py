@@ -29,7 +29,7 @@ Shapes: B batch, C channels, K classes, H and W height and width.
 import copy
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -50,7 +50,7 @@ SIZES, MILLIONS = (56, 28, 14, 7), 21.8
 class Config:
     data: str = "cifar10"
     depth: int = 20
-    shortcut: str = "pad"
+    shortcut: Literal["pad", "project", "none"] = "pad"
     downsample: bool = True
     width: int = 16
     augment: bool = True
@@ -59,7 +59,7 @@ class Config:
     weight_decay: float = 1e-4
     batch_size: int = 128
     epochs: int = 164
-    precision: str = "bfloat16"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
     impl: str = "torch"
 

@@ -31,7 +31,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,8 +67,8 @@ class Config:
     content: str = "china.jpg"
     style: str = "flower.jpg"
     height: int = 384
-    features: str = "vgg19"
-    optimizer: str = "adam"
+    features: Literal["vgg19", "random"] = "vgg19"
+    optimizer: Literal["adam", "lbfgs"] = "adam"
     lr: float = 10 / 255
     content_weight: float = 20.0
     style_weight: float = 100.0

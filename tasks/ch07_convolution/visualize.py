@@ -20,7 +20,7 @@ Shapes: B batch, C channels, D features, K classes, H and W height and width.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,8 +49,8 @@ COLOURS = (
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    method: str = "tsne"
-    of: str = "hidden"
+    method: Literal["tsne", "pca"] = "tsne"
+    of: Literal["hidden", "pixels"] = "hidden"
     filters: int = 64
     hidden: int = 64
     lr: float = 1e-3

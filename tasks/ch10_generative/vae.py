@@ -25,7 +25,7 @@ Shapes: B batch, K samples, D pixels, Z latent dimensions.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ class Config:
     hidden: int = 500
     depth: int = 1
     latent: int = 20
-    kl: str = "mixed"
+    kl: Literal["mixed", "exact"] = "mixed"
     shared_noise: bool = True
     grey: bool = True
     cut: float = 0.0

@@ -33,7 +33,7 @@ Shapes: N explained instances, R rows, D features, S perturbed inputs.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -52,8 +52,8 @@ LABELS = {
 @dataclass(frozen=True)
 class Config:
     data: str = "breast_cancer"
-    model: str = "logistic"
-    method: str = "lime"
+    model: Literal["logistic", "tree"] = "logistic"
+    method: Literal["lime", "parzen", "greedy", "random"] = "lime"
     used: int = 10
     budget: int = 10
     width: float = 0.75

@@ -25,7 +25,7 @@ Shapes: S splits, R rows, D features, E = D + 1.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ from suite.task import Claim, Target, Task
 @dataclass(frozen=True)
 class Config:
     data: str = "california_housing"
-    method: str = "qr"
-    dtype: str = "float64"
+    method: Literal["qr", "normal", "gd", "ridge"] = "qr"
+    dtype: Literal["float64", "float32"] = "float64"
     splits: int = 10
     penalty: float = 30.0
     steps: int = 5000

@@ -27,7 +27,7 @@ Shapes: R rows, D features, V values of a grid, B rows of the background.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ UNITS = {"temp": "temperature / °C", "hum": "humidity / %", "windspeed": "wind 
 @dataclass(frozen=True)
 class Config:
     data: str = "bike_sharing"
-    model: str = "forest"
+    model: Literal["forest", "tree", "net"] = "forest"
     rows: int = 1000
     noise: float = 1.0
     trees: int = 200

@@ -23,7 +23,7 @@ Shapes: R rows, D features, P repeats, G groups of features.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,9 +38,11 @@ COPY = "copy of x4"
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "Friedman's function, with columns that have no effect"
-    method: str = "permutation"
-    on: str = "test"
+    data: Literal["Friedman's function, with columns that have no effect"] = (
+        "Friedman's function, with columns that have no effect"
+    )
+    method: Literal["permutation", "impurity", "grouped"] = "permutation"
+    on: Literal["test", "training"] = "test"
     copies: int = 0
     rows: int = 2000
     noise: float = 3.0

@@ -38,7 +38,7 @@ Shapes: B batch, T words, D embedding, H hidden, K classes, S draws.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -67,7 +67,7 @@ VOCABULARY = ("<pad>", *ASPECTS, *f"{PRAISE} {BLAME} {FILLER}".split())
 @dataclass(frozen=True)
 class Config:
     data: str = "movie_rationales"
-    method: str = "reinforce"
+    method: Literal["reinforce", "hardkuma", "attention", "full"] = "reinforce"
     sparsity: float = 0.3
     coherence: float = 0.5
     share: float = 0.07

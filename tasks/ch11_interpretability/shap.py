@@ -27,7 +27,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,8 +44,8 @@ GAMES_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 24}
 @dataclass(frozen=True)
 class Config:
     data: str = "breast_cancer"
-    method: str = "kernel"
-    model: str = "net"
+    method: Literal["kernel", "permutation", "exact", "tree"] = "kernel"
+    model: Literal["net", "forest"] = "net"
     features: int = 16
     instances: int = 20
     background: int = 100

@@ -27,7 +27,7 @@ Shapes: F folds, R rows, D features, K classes, T trees, M nodes.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ from tasks.models.trees import Growth, Trees, grow, one_hot, tree
 @dataclass(frozen=True)
 class Config:
     data: str = "breast_cancer"
-    method: str = "forest"
-    criterion: str = "gini"
+    method: Literal["forest", "cart", "bagging", "boosting"] = "forest"
+    criterion: Literal["gini", "entropy"] = "gini"
     trees: int = 200
     depth: int = 3
     lr: float = 0.1

@@ -30,7 +30,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -46,8 +46,8 @@ CERTAIN = 60.0
 
 @dataclass(frozen=True)
 class Config:
-    machine: str = "dnc"
-    links: str = "paper"
+    machine: Literal["dnc", "ntm"] = "dnc"
+    links: Literal["paper", "book"] = "paper"
     allocation: bool = True
     slots: int = 256
     word: int = 64

@@ -33,7 +33,7 @@ Shapes: B batch, T words of a story, V words of the vocabulary, S stories.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ STORIES, TESTED, FACTS, TEST_SEED = 6_000, 300, 3, 20_161_014
 @dataclass(frozen=True)
 class Config:
     data: str = "babi"
-    model: str = "dnc"
+    model: Literal["dnc", "dnc_md", "book_link", "lstm"] = "dnc"
     tasks: str = "all"
     max_words: int = 800
     slots: int = 256
@@ -66,7 +66,7 @@ class Config:
     batch_size: int = 16
     iterations: int = 100_000
     eval_every: int = 1_000
-    optimizer: str = "rmsprop"
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
     lr: float = 1e-4
     clip: float = 10.0
     impl: str = "torch"

@@ -17,7 +17,7 @@ Shapes: B batch, T time, L vectors in a sequence, X input, Y bits of a vector, N
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,8 +34,8 @@ EVALUATED = 256
 
 @dataclass(frozen=True)
 class Config:
-    model: str = "dnc"
-    links: str = "paper"
+    model: Literal["dnc", "ntm", "lstm"] = "dnc"
+    links: Literal["paper", "book", "none"] = "paper"
     free_gates: bool = True
     bits: int = 8
     max_length: int = 20

@@ -23,7 +23,7 @@ Shapes: B batch, T time, X input, Y bits of a vector, L vectors of a round, N sl
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional as F
@@ -38,7 +38,7 @@ EVALUATED = 128
 
 @dataclass(frozen=True)
 class Config:
-    links: str = "paper"
+    links: Literal["paper", "book"] = "paper"
     free_gates: bool = True
     bits: int = 6
     max_length: int = 6

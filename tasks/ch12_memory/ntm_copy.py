@@ -19,7 +19,7 @@ Shapes: B batch, T time, L vectors in a sequence, X input, Y bits of a vector, N
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -35,8 +35,8 @@ EVALUATED = 256
 
 @dataclass(frozen=True)
 class Config:
-    controller: str = "lstm"
-    memory: str = "constant"
+    controller: Literal["lstm", "feed_forward"] = "lstm"
+    memory: Literal["constant", "learned", "none"] = "constant"
     bits: int = 8
     max_length: int = 20
     slots: int = 128

@@ -22,7 +22,7 @@ Shapes: B batch, T time, X input, Y output, L steps that are answered, N slots, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -39,9 +39,9 @@ TEST_SEED = 20_141_021
 
 @dataclass(frozen=True)
 class Config:
-    task: str = "repeat_copy"
-    model: str = "ntm"
-    scale: str = "graves"
+    task: Literal["repeat_copy", "recall", "sort"] = "repeat_copy"
+    model: Literal["ntm", "lstm"] = "ntm"
+    scale: Literal["graves", "tiny", "small"] = "graves"
     slots: int = 128
     word: int = 20
     hidden: int = 100

@@ -30,7 +30,7 @@ Shapes: T steps of an episode, N environments, B a minibatch, D an observation, 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,8 @@ FIRST_EPSILON, LAST_EPSILON = 1.0, 0.04
 @dataclass(frozen=True)
 class Config:
     env: str = "CartPole-v1"
-    engine: str = "own"
-    network: str = "mlp"
+    engine: Literal["own", "rllib"] = "own"
+    network: Literal["mlp", "linear", "dueling"] = "mlp"
     double: bool = False
     gamma: float = 0.98
     lr: float = 5e-4

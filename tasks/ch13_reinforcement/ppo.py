@@ -27,7 +27,7 @@ Shapes: T steps of a rollout, N environments, B a minibatch, D an observation, A
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ WIDTH, VALUE_COEF, MAX_GRAD_NORM, EVAL_SEED = 64, 0.5, 0.5, 1_000_000
 @dataclass(frozen=True)
 class Config:
     env: str = "CartPole-v1"
-    engine: str = "own"
+    engine: Literal["own", "rllib"] = "own"
     clip: bool = True
     epochs: int = 20
     gae_lambda: float = 0.8

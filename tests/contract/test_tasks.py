@@ -165,6 +165,16 @@ def test_profiles_and_variants_touch_different_fields(name):
         t.configure(profile, variant)
 
 
+@pytest.mark.parametrize("name", EACH)
+def test_a_word_that_variants_change_is_declared_with_all_that_it_may_be(name):
+    t = task.find(name)
+    changed = {
+        f for changes in t.variants.values() for f, v in changes.items() if isinstance(v, str)
+    }
+    # What data sets there are is known to suite.data.
+    assert changed - {"data"} <= set(task.choices(type(t.config)))
+
+
 @pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)
 def test_every_variant_runs_under_smoke(name, variant):
     record = _smoke(name, variant)

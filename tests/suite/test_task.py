@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -60,6 +61,55 @@ def test_configure_layers_profile_variant_and_overrides():
 def test_configure_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         task.find("ch90.linear").configure(**arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worded:
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    note: str = "any text"
+
+
+def _worded(**changes):
+    return Task(
+        config=Worded(),
+        run=lambda cfg, ctx: iter(()),
+        sections=("A",),
+        profiles={"smoke": {}, "laptop": {}, "paper": {}},
+        variants={"plain": {}, "other": changes},
+        targets={},
+    )
+
+
+def test_a_field_of_words_takes_those_only():
+    t = _worded(optimizer="adam")
+    assert task.choices(Worded) == {"optimizer": ("sgd", "adam")}
+    assert t.configure("smoke", "other").optimizer == "adam"
+    assert t.configure("smoke", overrides={"note": "adamm"}).note == "adamm"
+    message = "unknown optimizer 'adamm'; did you mean 'adam'\\? Allowed: adam, sgd"
+    with pytest.raises(ValueError, match=message):
+        t.configure("smoke", overrides={"optimizer": "adamm"})
+    with pytest.raises(ValueError, match=message):
+        _worded(optimizer="adamm").configure("smoke", "other")
+
+
+@pytest.mark.parametrize("start", ["from typing import Any", "from typing import NoReturn as Any"])
+def test_which_words_a_field_takes_does_not_count_into_the_version(tmp_path, monkeypatch, start):
+    folder = tmp_path / "ch97_hashed"
+    folder.mkdir()
+    monkeypatch.setattr(task, "source_path", lambda name: folder / f"{name}.py")
+    plain = f"{start}\nclass Config:\n    how: str = 'a'\n    n: Any = 1\n"
+    worded = plain.replace("how: str", "how: Literal['a', 'b']").replace(
+        "import", "import Literal,"
+    )
+    alone = plain.replace("how: str", "how: Literal['a']").replace(
+        start, f"from typing import Literal\n{start}"
+    )
+    other = plain.replace("n: Any", "n: int")
+    for name, text in (("p", plain), ("w", worded), ("a", alone), ("o", other)):
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(task, "_within_checkout", lambda path: path.parts)
+    assert task.version("w") == task.version("a") == task.version("p") != task.version("o")
+    task.version.cache_clear()
 
 
 def test_a_whole_number_is_a_float_where_one_is_wanted():
