@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -38,8 +37,8 @@ BUSY = """
 import torch
 torch.set_num_threads(1)
 a = torch.rand(1000, 1000)
+print("busy", flush=True)
 while True:
-    print("busy", flush=True)
     a @ a
 """
 
@@ -77,9 +76,7 @@ def _process(code, stack, environ=None):
 
 def _busy(stack):
     """Have a core be busy from now on."""
-    process = _process(BUSY, stack)
-    assert process.stdout.readline() == "busy\n"
-    threading.Thread(target=process.stdout.read, daemon=True).start()
+    assert _process(BUSY, stack).stdout.readline() == "busy\n"
 
 
 @pytest.mark.parametrize("busy", [0, 1, 2])
