@@ -28,8 +28,8 @@ from suite.store import Store, StoreError
 GRACE_S = 15.0
 # How often a thread of a run looks whether the others are done before it sleeps, with GNU's OpenMP,
 # which PyTorch has on Linux. Beside one busy process of another session, among which Linux shares
-# the cores, a run of two threads took 270 times as long by the default of 300,000, and with this
-# ten times; alone it takes no longer. See tests/bench/test_waiting.py.
+# the cores, a run of two threads can take 270 times as long by the default of 300,000, and with
+# this ten times; alone it takes as long. See tests/bench/test_waiting.py.
 SPINS = 5_000
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 

@@ -114,13 +114,13 @@ def test_the_worker_that_was_started_ahead_has_the_first_run(toy, store):
 def test_threads_of_a_run_soon_sleep_unless_the_user_says_how_to_wait(
     toy, store, monkeypatch, said, used
 ):
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+    waiting = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    for name in waiting:
         # What it was before comes back after the test, whatever is set meanwhile.
         monkeypatch.setenv(name, said.get(name, ""))
         if name not in said:
             monkeypatch.delenv(name)
     [record], _ = _campaign(store, toy("quick"))
-    waiting = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
     assert {k: v for k, v in record.env.env_vars.items() if k in waiting} == used
 
 
