@@ -7,10 +7,13 @@ The gradients of ``triton`` are not differentiable again. An autocast region com
 Shapes: T steps, B batch, X inputs, H units, L layers, D directions (1 or 2).
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kernels import checks
 from kernels.autocast import cast
@@ -27,7 +30,29 @@ def _triton() -> Any:
     return op.lstm
 
 
-_lstm = Op("lstm.lstm", reference.lstm, vectorized.lstm, _triton)
+def _with_all_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """PyTorch's own operators with the options that the kernels have.
+
+    They keep nothing but their arguments where gates are not to be kept, and know no launches.
+    """
+
+    @functools.wraps(function)
+    def run(
+        *args: Any, recompute_gates: bool = False, steps_per_launch: int | None = None, **more: Any
+    ) -> Any:
+        if not recompute_gates:
+            return function(*args, **more)
+        # A copy: what is computed again has to be what was computed.
+        more["lengths"] = None if more.get("lengths") is None else more["lengths"].clone()
+        again = functools.partial(function, **more)
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return run
+
+
+_lstm = Op(
+    "lstm.lstm", _with_all_options(reference.lstm), _with_all_options(vectorized.lstm), _triton
+)
 
 
 def lstm(
@@ -39,6 +64,8 @@ def lstm(
     *,
     lengths: Tensor | None = None,
     reverse: bool = False,
+    recompute_gates: bool = False,
+    steps_per_launch: int | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, State]:
     """One layer in one direction.
@@ -57,14 +84,23 @@ def lstm(
         state: h and c before the first step, (B, H) each; zero when None.
         lengths: (B,) of int32 or int64, from 0 to T, on any device; all T when None.
         reverse: from the last step of each sequence to its first.
+        recompute_gates: keep no gates for the backward, which are 4 H of the 6 H numbers that a
+            step leaves, and compute them again from y, all steps in one product. In less than
+            float32 they are rounded otherwise then. What is not ``triton`` keeps its arguments
+            only, and computes the layer again.
+        steps_per_launch: at most so many steps in one launch of kernels that wait for each other at
+            the end of a step; as many as can be when None. With 1 none waits: for a GPU that is
+            shared with other processes, which may keep some of them from running.
         impl: what computes it.
 
     Returns:
         y, (T, B, H), and h and c after the last step, (B, H) each.
 
     Raises:
-        ValueError: other shapes or devices, lengths below 0 or beyond T, an unknown ``impl``.
-        TypeError: other dtypes, a ``reverse`` that is no bool.
+        ValueError: other shapes or devices, lengths below 0 or beyond T, ``steps_per_launch`` below
+            1, an unknown ``impl``.
+        TypeError: other dtypes, a ``reverse`` or ``recompute_gates`` that is no bool, a
+            ``steps_per_launch`` that is no int.
         Unavailable: ``impl="triton"`` cannot run here.
     """
     given_state: Any = state if isinstance(state, tuple | list) else ()
@@ -90,8 +126,18 @@ def lstm(
     if lengths is not None:
         lengths = _checked(lengths, sizes["T"], B)
     checks.kind("reverse", reverse, bool)
+    _check_options(recompute_gates, steps_per_launch)
     return _lstm(  # type: ignore[no-any-return]
-        x, weight_ih, weight_hh, bias, state, lengths=lengths, reverse=reverse, impl=impl
+        x,
+        weight_ih,
+        weight_hh,
+        bias,
+        state,
+        lengths=lengths,
+        reverse=reverse,
+        recompute_gates=recompute_gates,
+        steps_per_launch=steps_per_launch,
+        impl=impl,
     )
 
 
@@ -134,6 +180,14 @@ def _pair(state: Any) -> State:
     return state[0], state[1]
 
 
+def _check_options(recompute_gates: Any, steps_per_launch: Any) -> None:
+    checks.kind("recompute_gates", recompute_gates, bool)
+    if steps_per_launch is not None:
+        checks.kind("steps_per_launch", steps_per_launch, int)
+        if steps_per_launch < 1:
+            raise ValueError(f"steps_per_launch is at least 1, got {steps_per_launch}")
+
+
 def _checked(lengths: Any, T: int, B: int) -> Tensor:
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths is a tensor, got {type(lengths).__name__}")
@@ -159,6 +213,7 @@ class LSTM(nn.Module):
     Given the same seed, the weights begin the same too. Dropout and projections are not offered.
 
     Attributes:
+        recompute_gates, steps_per_launch: as ``lstm`` takes them; may be set at any time.
         impl: what computes it, see ``kernels.dispatch``; may be set at any time.
     """
 
@@ -171,6 +226,8 @@ class LSTM(nn.Module):
         batch_first: bool = False,
         *,
         bidirectional: bool = False,
+        recompute_gates: bool = False,
+        steps_per_launch: int | None = None,
         impl: str | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
@@ -182,6 +239,8 @@ class LSTM(nn.Module):
                 raise ValueError(f"{name} is at least 1, got {size}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.bidirectional = bias, batch_first, bidirectional
+        _check_options(recompute_gates, steps_per_launch)
+        self.recompute_gates, self.steps_per_launch = recompute_gates, steps_per_launch
         self.impl = impl
         gates, wide = 4 * hidden_size, hidden_size * (2 if bidirectional else 1)
         for layer in range(num_layers):
@@ -246,6 +305,8 @@ class LSTM(nn.Module):
                     initial,
                     lengths=lengths,
                     reverse=suffix.endswith("reverse"),
+                    recompute_gates=self.recompute_gates,
+                    steps_per_launch=self.steps_per_launch,
                     impl=self.impl,
                 )
                 directions.append(out)
@@ -263,6 +324,7 @@ class LSTM(nn.Module):
     def extra_repr(self) -> str:
         """The sizes, and what differs from the defaults."""
         said = [str(self.input_size), str(self.hidden_size)]
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "bidirectional": False}
+        defaults: dict[str, object] = {"num_layers": 1, "bias": True, "batch_first": False}
+        defaults |= {"bidirectional": False, "recompute_gates": False, "steps_per_launch": None}
         said += [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v]
         return ", ".join(said)

@@ -1,6 +1,7 @@
 """The kernels as a PyTorch op with a gradient.
 
-Kept are the inputs, the outputs, the gates and the cell states.
+Kept are the inputs, the outputs, the gates and the cell states; or all but the gates, which are
+then computed again.
 """
 
 import torch
@@ -21,8 +22,13 @@ def _lstm(
     c: Tensor,
     lengths: Tensor | None,
     reverse: bool,
+    recompute_gates: bool,
+    at_most: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return launch.forward(x, weight_ih, weight_hh, bias, h, c, lengths, reverse)
+    y, last_h, last_c, gates, cells = launch.forward(
+        x, weight_ih, weight_hh, bias, h, c, lengths, reverse, at_most
+    )
+    return y, last_h, last_c, x.new_empty(0) if recompute_gates else gates, cells
 
 
 def _lstm_backward(
@@ -32,6 +38,7 @@ def _lstm_backward(
     x: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    bias: Tensor,
     h: Tensor,
     c: Tensor,
     y: Tensor,
@@ -39,7 +46,11 @@ def _lstm_backward(
     cells: Tensor,
     lengths: Tensor | None,
     reverse: bool,
+    recompute_gates: bool,
+    at_most: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    if recompute_gates:
+        gates = launch.gates_again(x, weight_ih, weight_hh, bias, h, y, lengths, reverse)
     return launch.backward(
         torch.zeros_like(y) if grad_y is None else grad_y,
         torch.zeros_like(h) if grad_h is None else grad_h,
@@ -54,6 +65,7 @@ def _lstm_backward(
         cells,
         lengths,
         reverse,
+        at_most,
     )
 
 
@@ -66,6 +78,8 @@ def _fake_lstm(
     c: Tensor,
     lengths: Tensor | None,
     reverse: bool,
+    recompute_gates: bool,
+    at_most: int,
 ) -> tuple[Tensor, ...]:
     (t, b, _), (gates, units) = x.shape, weight_hh.shape
     kept = accumulator(x.dtype)
@@ -73,7 +87,7 @@ def _fake_lstm(
         x.new_empty(t, b, units),
         x.new_empty(b, units),
         x.new_empty(b, units),
-        x.new_empty(t, b, gates),
+        x.new_empty(0) if recompute_gates else x.new_empty(t, b, gates),
         x.new_empty(t, b, units, dtype=kept),
     )
 
@@ -85,13 +99,12 @@ def _fake_backward(
     x: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
+    bias: Tensor,
     h: Tensor,
     c: Tensor,
     *rest: object,
 ) -> tuple[Tensor, ...]:
-    bias = weight_ih.new_empty(weight_ih.shape[0])
-    like = (x, weight_ih, weight_hh, bias, h, c)
-    return empty_like(*like)
+    return empty_like(x, weight_ih, weight_hh, bias, h, c)
 
 
 # The lengths stand with the plain values, for an integer has no gradient.
@@ -101,8 +114,8 @@ _lstm_op = define(
     _lstm_backward,
     fake=_fake_lstm,
     fake_backward=_fake_backward,
-    save=lambda inputs, out: (*inputs[:3], *inputs[4:6], out[0], *out[3:]),
-    options=(None, False),
+    save=lambda inputs, out: (*inputs[:6], out[0], *out[3:]),
+    options=(None, False, False, 0),
     outputs=3,
 )
 
@@ -116,6 +129,8 @@ def lstm(
     *,
     lengths: Tensor | None = None,
     reverse: bool = False,
+    recompute_gates: bool = False,
+    steps_per_launch: int | None = None,
 ) -> tuple[Tensor, State]:
     """y_TBH, and h_BH and c_BH after the last step."""
     if bias is None:
@@ -123,5 +138,6 @@ def lstm(
     if lengths is not None:
         # A copy: what the backward reads has to be what the forward read.
         lengths = lengths.to(x.device, torch.int32, copy=True)
-    y, h, c = _lstm_op(x, weight_ih, weight_hh, bias, *state, lengths, reverse)[:3]
+    options = (lengths, reverse, recompute_gates, steps_per_launch or 0)
+    y, h, c = _lstm_op(x, weight_ih, weight_hh, bias, *state, *options)[:3]
     return y, (h, c)

@@ -426,6 +426,35 @@ def steps_per_launch(programs: int, steps: int, device: torch.device) -> int:
     return steps if programs <= programs_at_once(device) else 1
 
 
+def gates_again(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias: Tensor,
+    h: Tensor,
+    y: Tensor,
+    lengths: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """The gates that ``forward`` computed, TBG: all steps in one product, for y is known by now.
+
+    Beyond a sequence's length stands anything, as after ``forward``.
+    """
+    t, b, units = y.shape
+    if not y.numel():
+        return x.new_empty(t, b, 4 * units)
+    before = torch.cat([y[1:], h[None]] if reverse else [h[None], y[:-1]])
+    if reverse and lengths is not None:
+        last = (torch.arange(t, device=y.device)[:, None] == lengths - 1)[..., None]
+        before = torch.where(last, h, before)
+    gates = F.linear(x, weight_ih, bias).reshape(t * b, 4 * units)
+    gates.addmm_(before.view(t * b, units), weight_hh.t())
+    gates[:, : 2 * units].sigmoid_()
+    gates[:, 2 * units : 3 * units].tanh_()
+    gates[:, 3 * units :].sigmoid_()
+    return gates.view(t, b, 4 * units)
+
+
 def _options(like: Tensor, lengths: Tensor | None, reverse: bool, units: int) -> dict[str, object]:
     return {
         "H": units,
@@ -471,13 +500,15 @@ def _launch_split(
     args: tuple[Tensor, ...],
     sizes: tuple[int, int, int],
     options: dict[str, object],
+    at_most: int,
     backward: bool = False,
 ) -> None:
-    """Launch all steps at once, or one after another."""
+    """Launch all steps at once, or ``at_most`` so many (0: all), or one after another."""
     (t, b, h), like = sizes, args[0]
     tile = _split_tile(b, like.dtype, h, backward)
     grid = (cdiv(h, tile["BU"]), cdiv(b, tile["BB"]))
     steps = steps_per_launch(grid[0] * grid[1], t, like.device)
+    steps = min(steps, at_most or steps)
     meeting = {"MEET": True, "launch_cooperative_grid": True} if steps > 1 else {"MEET": False}
     arrived = torch.zeros(cdiv(t, steps), grid[1], dtype=torch.int32, device=like.device)
     name = "lstm.split_forward" if kernel is _split_forward else "lstm.split_backward"
@@ -505,6 +536,7 @@ def forward(
     c: Tensor,
     lengths: Tensor | None,
     reverse: bool,
+    at_most: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """y_TBH, the last h_BH and c_BH, and for the backward gates_TBG and the cell states, TBH."""
     (t, b, _), units = x.shape, weight_hh.shape[1]
@@ -532,7 +564,7 @@ def forward(
             tile = tuned("lstm.resident_forward", x, tile, ("num_warps",), B=b, H=units)
             _resident_forward[grid](*args, t, b, **options, **tile)
         else:
-            _launch_split(_split_forward, args, (t, b, units), options)
+            _launch_split(_split_forward, args, (t, b, units), options, at_most)
     return y, last_h, last_c, gates, cells
 
 
@@ -550,6 +582,7 @@ def backward(
     cells: Tensor,
     lengths: Tensor | None,
     reverse: bool,
+    at_most: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients in the order in which ``forward`` takes its tensors."""
     (t, b, inputs), units = x.shape, weight_hh.shape[1]
@@ -573,7 +606,8 @@ def backward(
             tile = tuned("lstm.resident_backward", x, tile, ("num_warps",), B=b, H=units)
             _resident_backward[grid](*args, grad_c.contiguous(), *rest, t, b, **options, **tile)
         else:
-            _launch_split(_split_backward, (*args, *rest), (t, b, units), options, backward=True)
+            sizes = (t, b, units)
+            _launch_split(_split_backward, (*args, *rest), sizes, options, at_most, backward=True)
     flat_d, flat_x = d_gates.view(t * b, 4 * units), _known(x, lengths).reshape(t * b, inputs)
     first_d, d_h = _first(d_gates, grad_h, lengths, reverse)
     d_h = torch.addmm(d_h, first_d, weight_hh)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from collections import Counter
 
 import proof
 import pytest
@@ -15,6 +16,7 @@ from kernels.lstm import triton as launch
 
 IMPLS = ("reference", "torch", "triton")
 FAST = ("torch", "triton")
+PARTIAL = (torch.float32, torch.bfloat16, torch.float16)
 # What a launch does: everything, all steps of some units, or some steps of some units.
 PATHS = ("resident", "meeting", "a launch a step")
 SMALLEST, ODD, BLOCKS, EMPTY = cases.TEST
@@ -142,7 +144,9 @@ def test_a_compiled_region_does_not_break(impl, with_lengths):
 def test_registration(with_lengths):
     given = proof.leaves(cases.arguments("lstm", cases.GRADCHECK))
     lengths = cases.lengths(cases.GRADCHECK).int() if with_lengths else None
-    torch.library.opcheck(op._lstm_op.op, (*(t.requires_grad_() for t in given), lengths, True))
+    inputs = [t.requires_grad_() for t in given]
+    for recompute_gates in (False, True):
+        torch.library.opcheck(op._lstm_op.op, (*inputs, lengths, True, recompute_gates, 0))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -212,6 +216,87 @@ def test_programs_that_run_at_once_meet_after_each_step_of_one_launch(launched, 
     ]
     # What has to wait for each other has to be started together.
     assert all(options["launch_cooperative_grid"] for *_, options in launched)
+
+
+@pytest.mark.parametrize(("at_most", "launches"), [(1, ODD.T), (3, 2), (ODD.T, 1), (100, 1)])
+def test_a_launch_does_no_more_steps_than_it_may(launched, monkeypatch, at_most, launches):
+    monkeypatch.setattr(launch, "RESIDENT", 0)
+    args = cases.arguments("lstm", ODD)
+    function = functools.partial(way(ODD, True, True, "triton"), steps_per_launch=at_most)
+    got, got_grads, grads = proof.run(function, args, torch.float32)
+    assert Counter(name for name, *_ in launched) == dict.fromkeys(
+        ("split_forward", "split_backward"), launches
+    )
+    assert {options["MEET"] for *_, options in launched} == {at_most > 1}
+    want, want_grads, _ = proof.run(way(ODD, True, True, "triton"), args, torch.float32, grads)
+    assert all(map(torch.equal, (*got, *got_grads), (*want, *want_grads)))
+
+
+@pytest.mark.parametrize(("with_lengths", "reverse"), WAYS)
+@pytest.mark.parametrize("case", cases.TEST, ids=lambda c: c.name)
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gates_that_are_computed_again_give_the_same(impl, case, with_lengths, reverse):
+    function = way(case, with_lengths, reverse, impl)
+    again = functools.partial(function, recompute_gates=True)
+    args = cases.arguments("lstm", case)
+    for dtype in PARTIAL if impl == "triton" else (torch.float32,):
+        proof.agrees(again, way(case, with_lengths, reverse, "reference"), args, dtype)
+    want, want_grads, grads = proof.run(function, args, torch.float32)
+    got, got_grads, _ = proof.run(again, args, torch.float32, grads)
+    assert all(map(torch.equal, got, want))
+    assert_same(got_grads, want_grads)
+
+
+def test_gates_that_are_computed_again_need_no_finite_padding():
+    x, *rest = cases.arguments("lstm", ODD)
+    x[torch.arange(ODD.T)[:, None] >= cases.lengths(ODD)] = torch.nan
+    again = functools.partial(way(ODD, True, True, "triton"), recompute_gates=True)
+    _, found, _ = proof.run(again, (x, *rest), torch.float32)
+    assert all(g.isfinite().all() for g in found)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gates_that_are_computed_again_are_not_kept(impl):
+    args = [t.requires_grad_() for t in proof.leaves(cases.arguments("lstm", BLOCKS))]
+    given, steps = {t.data_ptr() for t in args}, BLOCKS.T * BLOCKS.B * BLOCKS.H
+    kept = {}
+    for recompute in (False, True):
+        numbers = {}
+
+        def pack(t, numbers=numbers):
+            if t.data_ptr() not in given:
+                numbers[t.data_ptr()] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            lstm.lstm(*args[:4], tuple(args[4:]), recompute_gates=recompute, impl=impl)
+        kept[recompute] = sum(numbers.values())
+    assert kept[False] >= 6 * steps
+    # The outputs and the cell states; what is not ours computes them again too.
+    assert kept[True] == (2 * steps if impl == "triton" else 0)
+
+
+def test_a_compiled_region_does_not_break_where_gates_are_computed_again():
+    torch.compiler.reset()
+    args = cases.arguments("lstm", ODD)
+    for impl in IMPLS:
+        function = functools.partial(way(ODD, False, True, impl), recompute_gates=True)
+        compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+        want, want_grads, grads = proof.run(function, args, torch.float32)
+        got, got_grads, _ = proof.run(compiled, args, torch.float32, grads)
+        assert_same((*got, *got_grads), (*want, *want_grads))
+
+
+def test_a_module_passes_its_options_on(launched, monkeypatch):
+    monkeypatch.setattr(launch, "RESIDENT", 0)
+    options = {"recompute_gates": True, "steps_per_launch": 1}
+    module = lstm.LSTM(N_X, N_H, impl="triton", **options)
+    assert repr(module) == f"LSTM({N_X}, {N_H}, recompute_gates=True, steps_per_launch=1)"
+    found, gates_again = [], launch.gates_again
+    monkeypatch.setattr(launch, "gates_again", lambda *a: found.append(1) or gates_again(*a))
+    module(random_run({})[0])[0].sum().backward()
+    assert len(launched) == 2 * N_T
+    assert found == [1]
 
 
 def test_a_launch_does_all_steps_only_where_its_programs_run_at_once(monkeypatch):
@@ -443,13 +528,16 @@ def test_only_some_outputs_need_a_gradient(impl):
         assert_same(*found)
 
 
-def test_lengths_may_change_after_the_forward():
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_lengths_may_change_after_the_forward(recompute_gates, impl):
     args = cases.arguments("lstm", ODD)
     found = []
     for change in (0, 1):
         lengths = cases.lengths(ODD).int()
         weight = args[2].clone().requires_grad_()
-        y, _ = lstm.lstm(*args[:2], weight, *args[3:], lengths=lengths, impl="triton")
+        options = {"lengths": lengths, "recompute_gates": recompute_gates, "impl": impl}
+        y, _ = lstm.lstm(*args[:2], weight, *args[3:], **options)
         lengths.mul_(1 - change)
         found += torch.autograd.grad(y.sum(), weight)
     assert torch.equal(*found)
@@ -478,6 +566,10 @@ BAD = [
     ({"lengths": LENGTHS + 1}, ValueError, "lengths are from 0 to T=4, got 5"),
     ({"reverse": "no"}, TypeError, "reverse is a bool, got str"),
     ({"reverse": 1}, TypeError, "reverse is a bool, got int"),
+    ({"recompute_gates": 1}, TypeError, "recompute_gates is a bool, got int"),
+    ({"steps_per_launch": 0}, ValueError, "steps_per_launch is at least 1, got 0"),
+    ({"steps_per_launch": 2.0}, TypeError, "steps_per_launch is an int, got float"),
+    ({"steps_per_launch": True}, TypeError, "steps_per_launch is an int, got bool"),
     ({"impl": "cudnn"}, ValueError, "unknown impl 'cudnn'"),
 ]
 
@@ -501,6 +593,8 @@ def test_a_module_has_inputs_units_and_layers(size):
     sizes = {"input_size": 1, "hidden_size": 2, "num_layers": 1} | {size: 0}
     with pytest.raises(ValueError, match=f"{size} is at least 1, got 0"):
         lstm.LSTM(**sizes)
+    with pytest.raises(ValueError, match="steps_per_launch is at least 1, got -1"):
+        lstm.LSTM(1, 2, steps_per_launch=-1)
 
 
 def test_a_module_names_bad_arguments():
