@@ -308,6 +308,8 @@ def _pypi_dnc(w: Workload) -> Call:
     """
     if w.case.B < 2:
         raise CannotRun("the package squeezes a batch of one away")
+    if w.case.link_dtype is not None:
+        raise CannotRun("the package has its links in the type of all else")
     module = importlib.import_module("dnc.memory")
     memory = module.Memory(1, w.case.N, w.case.W, w.case.R)
     state, to = differentiable(w.arguments())

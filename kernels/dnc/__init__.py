@@ -6,6 +6,11 @@ floating-point dtype and one device; every tensor gets a gradient. The gradients
 not differentiable again. An autocast region computes in float32: tensors are cast to it first,
 those of float64 excepted.
 
+The link matrix is by far the largest part of a state, and one is kept for every step of a sequence
+whose gradients are due. It alone may be of bfloat16 or float16 while all else is wider, see
+``blank``: it is computed with in the others' type and rounded when it is stored, and so is its
+gradient. An autocast region leaves it as it is.
+
 ``sequence`` runs a controller and its memory over a whole sequence; ``Captured`` has a GPU replay
 any module as a CUDA graph.
 
@@ -15,9 +20,10 @@ write head.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kernels import checks
@@ -50,6 +56,8 @@ __all__ = [
 
 # A kernel holds whole words, 16 at a time, in registers.
 MOST_WORD = 1024
+# What links may be rounded to where all else is wider.
+NARROW = (torch.bfloat16, torch.float16)
 
 
 def _op(name: str) -> Op:
@@ -191,7 +199,6 @@ def write(
     return _write(*parts, impl=impl)  # type: ignore[no-any-return]
 
 
-@in_float32
 def link(
     link: Tensor,
     precedence: Tensor,
@@ -204,7 +211,8 @@ def link(
     """Remember the order of writes, and follow it from where the heads read last.
 
     Args:
-        link: (B, N, N), entry i, j: how far slot i was written right after slot j.
+        link: (B, N, N), entry i, j: how far slot i was written right after slot j; of the others'
+            type, or of bfloat16 or float16.
         precedence: (B, N), how far each slot was the last one written.
         write: (B, N), this step's write weighting.
         read: (B, R, N), the last step's read weightings.
@@ -212,22 +220,26 @@ def link(
         impl: what computes it.
 
     Returns:
-        link (B, N, N) with a zero diagonal, precedence (B, N), and the weightings one step
-        forward and backward in time, (B, R, N) each.
+        link (B, N, N) with a zero diagonal, of the type that it came in; precedence (B, N), and the
+        weightings one step forward and backward in time, (B, R, N) each.
 
     Raises:
         ValueError, TypeError, Unavailable: as ``content``; TypeError: a ``book`` that is no bool.
     """
-    checks.tensors(
-        {
-            "precedence": (precedence, "B N"),
-            "link": (link, "B N N"),
-            "write": (write, "B N"),
-            "read": (read, "B R N"),
-        }
-    )
     checks.kind("book", book, bool)
-    return _link(link, precedence, write, read, book=book, impl=impl)  # type: ignore[no-any-return]
+
+    def run(link: Tensor, precedence: Tensor, write: Tensor, read: Tensor) -> Any:
+        checks.tensors(
+            {
+                "precedence": (precedence, "B N"),
+                "link": (_as_checked(link, precedence), "B N N"),
+                "write": (write, "B N"),
+                "read": (read, "B R N"),
+            }
+        )
+        return _link(link, precedence, write, read, book=book, impl=impl)
+
+    return _keeping_links(run, link, precedence, precedence, write, read)  # type: ignore[no-any-return]
 
 
 @in_float32
@@ -269,7 +281,6 @@ def read(
     return _read(memory, backward, content, forward, modes, impl=impl)  # type: ignore[no-any-return]
 
 
-@in_float32
 def step(
     state: State,
     to: Interface,
@@ -298,29 +309,61 @@ def step(
     checks.kind("to", to, Interface)
     checks.kind("links", links, bool)
     checks.kind("book", book, bool)
-    checks.tensors(
-        {
-            "state.memory": (state.memory_BNW, "B N W"),
-            "state.usage": (state.usage_BN, "B N"),
-            "state.precedence": (state.precedence_BN, "B N"),
-            "state.link": (state.link_BNN, "B N N"),
-            "state.write": (state.write_BN, "B N"),
-            "state.read": (state.read_BRN, "B R N"),
-            "to.read_keys": (to.read_keys_BRW, "B R W"),
-            "to.read_strengths": (to.read_strengths_BR, "B R"),
-            "to.write_key": (to.write_key_B1W, "B H W"),
-            "to.write_strength": (to.write_strength_B1, "B H"),
-            "to.erase": (to.erase_BW, "B W"),
-            "to.write_vector": (to.write_vector_BW, "B W"),
-            "to.free_gates": (to.free_gates_BR, "B R"),
-            "to.allocation_gate": (to.allocation_gate_B1, "B H"),
-            "to.write_gate": (to.write_gate_B1, "B H"),
-            "to.read_modes": (to.read_modes_BSR, "B S R"),
-        },
-        H=1,
-        S=3,
-    )
-    return _step(state, to, links=links, book=book, impl=impl)  # type: ignore[no-any-return]
+
+    def run(link: Tensor, state: State, to: Interface) -> Any:
+        checks.tensors(
+            {
+                "state.memory": (state.memory_BNW, "B N W"),
+                "state.usage": (state.usage_BN, "B N"),
+                "state.precedence": (state.precedence_BN, "B N"),
+                "state.link": (_as_checked(link, state.precedence_BN), "B N N"),
+                "state.write": (state.write_BN, "B N"),
+                "state.read": (state.read_BRN, "B R N"),
+                "to.read_keys": (to.read_keys_BRW, "B R W"),
+                "to.read_strengths": (to.read_strengths_BR, "B R"),
+                "to.write_key": (to.write_key_B1W, "B H W"),
+                "to.write_strength": (to.write_strength_B1, "B H"),
+                "to.erase": (to.erase_BW, "B W"),
+                "to.write_vector": (to.write_vector_BW, "B W"),
+                "to.free_gates": (to.free_gates_BR, "B R"),
+                "to.allocation_gate": (to.allocation_gate_B1, "B H"),
+                "to.write_gate": (to.write_gate_B1, "B H"),
+                "to.read_modes": (to.read_modes_BSR, "B S R"),
+            },
+            H=1,
+            S=3,
+        )
+        whole = state._replace(link_BNN=link)
+        return _step(whole, to, links=links, book=book, impl=impl)
+
+    link, rest = state.link_BNN, state._replace(link_BNN=None)  # type: ignore[arg-type]
+    return _keeping_links(run, link, state.precedence_BN, rest, to)  # type: ignore[no-any-return]
+
+
+def _is_narrow(link: Any, like: Any) -> bool:
+    """Whether links are of a narrower type than all else."""
+    if not (isinstance(link, Tensor) and isinstance(like, Tensor)):
+        return False
+    return link.dtype in NARROW and like.dtype not in NARROW
+
+
+def _as_checked(link: Tensor, like: Tensor) -> Tensor:
+    """Links as they have to agree with the others: in all but a type that is narrower."""
+    if not _is_narrow(link, like):
+        return link
+    return torch.zeros((), dtype=like.dtype, device=link.device).expand(link.shape)
+
+
+@in_float32
+def _in_float32(run: Callable[..., Any], *given: Any) -> Any:
+    return run(*given)
+
+
+def _keeping_links(run: Callable[..., Any], link: Any, like: Any, *rest: Any) -> Any:
+    """``run`` on links and the rest, which an autocast region casts: all but narrow links."""
+    if _is_narrow(link, like):
+        return _in_float32(functools.partial(run, link), *rest)
+    return _in_float32(run, link, *rest)
 
 
 def steps(
@@ -398,23 +441,54 @@ def _check_sequence(x: Tensor, carry: Carry, every: int | None) -> None:
 
 
 def start(
-    like: Tensor, batch: int, slots: int, word: int, read_heads: int, hidden: Any = None
+    like: Tensor,
+    batch: int,
+    slots: int,
+    word: int,
+    read_heads: int,
+    hidden: Any = None,
+    *,
+    link_dtype: torch.dtype | None = None,
 ) -> Carry:
-    """What a sequence with an empty memory begins with, of ``like``'s dtype and device.
+    """What a sequence with an empty memory begins with; arguments as ``blank``.
 
     Raises:
-        ValueError: as ``blank``.
+        ValueError, TypeError: as ``blank``.
     """
-    state = blank(like, batch, slots, word, read_heads)
+    state = blank(like, batch, slots, word, read_heads, link_dtype=link_dtype)
     return Carry(state, like.new_zeros(batch, read_heads, word), hidden)
 
 
-def blank(like: Tensor, batch: int, slots: int, word: int, read_heads: int) -> State:
+def blank(
+    like: Tensor,
+    batch: int,
+    slots: int,
+    word: int,
+    read_heads: int,
+    *,
+    link_dtype: torch.dtype | None = None,
+) -> State:
     """The state of memories that nothing was written to, of ``like``'s dtype and device.
 
+    Args:
+        like: a tensor.
+        batch: B.
+        slots: N.
+        word: W.
+        read_heads: R.
+        link_dtype: what the link matrix is kept in: ``torch.bfloat16`` or ``torch.float16``, half
+            of the memory and of its traffic; ``like``'s when None. Links are shares, in [0, 1], of
+            which float16 keeps 11 bits and bfloat16 8; gradients below 6e-8 vanish in float16.
+
     Raises:
-        ValueError: a size below 1, or a negative batch.
+        ValueError: a size below 1, or a negative batch; another ``link_dtype``.
+        TypeError: a ``link_dtype`` that is none.
     """
+    kept = like.dtype if link_dtype is None else link_dtype
+    checks.kind("link_dtype", kept, torch.dtype)
+    if kept != like.dtype and (kept not in NARROW or like.dtype in NARROW):
+        allowed = (like.dtype,) if like.dtype in NARROW else (*NARROW, like.dtype)
+        raise ValueError(f"link_dtype is one of {', '.join(map(str, allowed))}, got {kept}")
     for name, size in {"slots": slots, "word": word, "read_heads": read_heads}.items():
         if size < 1:
             raise ValueError(f"{name} is at least 1, got {size}")
@@ -425,7 +499,7 @@ def blank(like: Tensor, batch: int, slots: int, word: int, read_heads: int) -> S
         memory_BNW=zeros(batch, slots, word),
         usage_BN=zeros(batch, slots),
         precedence_BN=zeros(batch, slots),
-        link_BNN=zeros(batch, slots, slots),
+        link_BNN=zeros(batch, slots, slots, dtype=kept),
         write_BN=zeros(batch, slots),
         read_BRN=zeros(batch, read_heads, slots),
     )

@@ -17,8 +17,9 @@ OPS = ("content", "usage", "allocation", "write", "link", "read", "step")
 class Case:
     """One set of sizes, what it is there for, and the type that it is compiled in.
 
-    ``book`` is what ``keywords`` gives. ``ops`` are those that the compile gate compiles: a step
-    launches what the others do.
+    ``book`` is what ``keywords`` gives, and ``link_dtype`` the type that links have where it is not
+    that of all else. ``ops`` are those that the compile gate compiles, for a step launches what the
+    others do, and that are timed.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Case:
     R: int
     dtype: torch.dtype = torch.float32
     book: bool = False
+    link_dtype: torch.dtype | None = None
     ops: tuple[str, ...] = OPS
 
 
@@ -44,17 +46,24 @@ COPY = Case("copy task", 16, 16, 16, 1)
 BABI = Case("book's bAbI net, batched", 32, 256, 64, 4)
 LARGE = Case("link matrix beyond the cache", 64, 512, 64, 4)
 LATENCY = Case("batch of one", 1, 256, 64, 4)
+NARROW = replace(
+    LARGE,
+    name="link matrix beyond the cache, in bfloat16",
+    link_dtype=torch.bfloat16,
+    ops=("link", "step"),
+)
 ODD = Case("odd numbers of everything", 3, 203, 45, 3, book=True, ops=("step",))
 COMPILE = (
     COPY,
     BABI,
     LARGE,
     replace(BABI, name="the book's links", book=True, ops=("link",)),
+    replace(NARROW, ops=("link",)),
     replace(BABI, name="float64", R=2, dtype=torch.float64, ops=("step",)),
     ODD,
     replace(ODD, name="odd numbers of everything, bfloat16", dtype=torch.bfloat16, book=False),
 )
-BENCH = (COPY, BABI, LARGE, LATENCY)
+BENCH = (COPY, BABI, LARGE, LATENCY, NARROW)
 
 
 def state(
@@ -79,7 +88,8 @@ def state(
         write_BN=weighting(B),
         read_BRN=weighting(B, R),
     )
-    return State(*(p.to(device, dtype) for p in parts))
+    state = State(*(p.to(device, dtype) for p in parts))
+    return state._replace(link_BNN=state.link_BNN.to(case.link_dtype or dtype))
 
 
 def interface(

@@ -112,8 +112,10 @@ def link(
     """L_BNN and p_BN of this step, f_BRN and b_BRN.
 
     With ``book`` the decay is 1 - 2 w_i, which is what the book's listing computes: it adds the
-    matrix of rows w_i to itself instead of to its transpose.
+    matrix of rows w_i to itself instead of to its transpose. Links of a narrower type than all else
+    are rounded to it when all is computed.
     """
+    kept, link_BNN = link_BNN.dtype, link_BNN.to(precedence_BN.dtype)
     w_i, w_j = write_BN[:, :, None], write_BN[:, None, :]
     decay = 1 - w_i - (w_i if book else w_j)
     off_diagonal_NN = 1 - torch.eye(link_BNN.shape[1], dtype=link_BNN.dtype, device=link_BNN.device)
@@ -121,7 +123,7 @@ def link(
     precedence_BN = (1 - write_BN.sum(1, keepdim=True)) * precedence_BN + write_BN
     forward_BRN = torch.einsum("bij,brj->bri", link_BNN, read_BRN)
     backward_BRN = torch.einsum("bij,bri->brj", link_BNN, read_BRN)
-    return link_BNN, precedence_BN, forward_BRN, backward_BRN
+    return link_BNN.to(kept), precedence_BN, forward_BRN, backward_BRN
 
 
 def read(

@@ -857,12 +857,12 @@ def write_backward(
 def link_forward(
     link: Tensor, precedence: Tensor, write: Tensor, read: Tensor, book: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """L_BNN, p_BN, f_BRN and b_BRN."""
+    """L_BNN in the type of ``link``, which may be narrower than the others'; p_BN, f_BRN, b_BRN."""
     (b, n), r = precedence.shape, read.shape[1]
-    tile = tuned("dnc.link_forward", link, tile_of_links(n, r, link, heads=8), B=b, N=n)
+    tile = tuned("dnc.link_forward", link, tile_of_links(n, r, precedence, heads=8), B=b, N=n)
     blocks = cdiv(n, tile["BI"])
-    out, out_precedence = link.new_empty(b, n, n), link.new_empty(b, n)
-    forward, backward = link.new_empty(b, r, n), scratch(link, b, blocks, r, n)
+    out, out_precedence = link.new_empty(b, n, n), precedence.new_empty(b, n)
+    forward, backward = read.new_empty(b, r, n), scratch(read, b, blocks, r, n)
     if b * n:
         _link_forward[(b, blocks)](
             link.contiguous(),
@@ -876,10 +876,10 @@ def link_forward(
             n,
             R=r,
             BOOK=book,
-            ACC=ACCUMULATE[link.dtype],
+            ACC=ACCUMULATE[precedence.dtype],
             **tile,
         )
-    return out, out_precedence, forward, _total(backward, link)
+    return out, out_precedence, forward, _total(backward, read)
 
 
 def link_backward(
@@ -895,10 +895,10 @@ def link_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of link, precedence, write and read weightings."""
     (b, n), r = precedence.shape, read.shape[1]
-    tile = tuned("dnc.link_backward", link, tile_of_links(n, r, link, heads=2), B=b, N=n)
+    tile = tuned("dnc.link_backward", link, tile_of_links(n, r, precedence, heads=2), B=b, N=n)
     blocks = cdiv(n, tile["BI"])
-    out, own = link.new_empty(b, n, n), scratch(link, b, r + 2, n)
-    columns = scratch(link, b, blocks, r + 2, n)
+    out, own = link.new_empty(b, n, n), scratch(read, b, r + 2, n)
+    columns = scratch(read, b, blocks, r + 2, n)
     if b * n:
         _link_backward[(b, blocks)](
             link.contiguous(),
@@ -915,10 +915,10 @@ def link_backward(
             n,
             R=r,
             BOOK=book,
-            ACC=ACCUMULATE[link.dtype],
+            ACC=ACCUMULATE[precedence.dtype],
             **tile,
         )
-    whole = (own + columns.sum(1)).to(link.dtype)
+    whole = (own + columns.sum(1)).to(read.dtype)
     return out, whole[:, 1].clone(), whole[:, 0].clone(), whole[:, 2:].clone()
 
 

@@ -313,12 +313,12 @@ def _link(
 ) -> Forward:
     new_BNN = torch.empty_like(link_BNN, memory_format=torch.contiguous_format)
 
-    def part(new_BNN: Tensor, link_BNN: Tensor, *vectors: Tensor) -> Tensors:
+    def part(kept_BNN: Tensor, link_BNN: Tensor, *vectors: Tensor) -> Tensors:
         precedence_BN, write_BN, read_BRN = vectors
-        w_i = write_BN.unsqueeze(-1)
-        torch.lerp(link_BNN, precedence_BN.unsqueeze(1), w_i, out=new_BNN)
-        new_BNN.addcmul_(w_i if book else w_i.mT, link_BNN, value=-1)
-        new_BNN.diagonal(dim1=1, dim2=2).zero_()
+        new_BNN = _as_wide(kept_BNN, write_BN)
+        _relink(new_BNN, link_BNN.to(write_BN.dtype), precedence_BN, write_BN, book)
+        if new_BNN is not kept_BNN:
+            kept_BNN.copy_(new_BNN)
         return torch.bmm(read_BRN, new_BNN.mT), torch.bmm(read_BRN, new_BNN)
 
     forward_BRN, backward_BRN = _in_slabs(
@@ -327,6 +327,21 @@ def _link(
     total_B1 = write_BN.sum(1, keepdim=True)
     new_BN = (precedence_BN + write_BN).addcmul_(total_B1, precedence_BN, value=-1)
     return (new_BNN, new_BN, forward_BRN, backward_BRN), ((total_B1,),)
+
+
+def _as_wide(memory: Tensor, like: Tensor) -> Tensor:
+    """Where to compute what ``memory`` is to hold: there, or beside it if its type is narrower."""
+    return memory if memory.dtype == like.dtype else torch.empty_like(memory, dtype=like.dtype)
+
+
+def _relink(
+    new_BNN: Tensor, link_BNN: Tensor, precedence_BN: Tensor, write_BN: Tensor, book: bool
+) -> None:
+    """Fills ``new_BNN``."""
+    w_i = write_BN.unsqueeze(-1)
+    torch.lerp(link_BNN, precedence_BN.unsqueeze(1), w_i, out=new_BNN)
+    new_BNN.addcmul_(w_i if book else w_i.mT, link_BNN, value=-1)
+    new_BNN.diagonal(dim1=1, dim2=2).zero_()
 
 
 def _link_backward(
@@ -353,7 +368,7 @@ def _link_backward(
 
 
 def _link_part_backward(
-    old_dBNN: Tensor,
+    kept_dBNN: Tensor,
     new_dBNN: Tensor | None,
     link_BNN: Tensor,
     new_BNN: Tensor,
@@ -363,8 +378,13 @@ def _link_part_backward(
     *,
     book: bool,
 ) -> Tensors:
-    """Fills ``old_dBNN``; the gradients of precedence, write and read weightings."""
+    """Fills ``kept_dBNN``; the gradients of precedence, write and read weightings."""
     R = rows_BQN.shape[1] // 3
+    old_dBNN = _as_wide(kept_dBNN, write_BN)
+    if old_dBNN is not kept_dBNN:
+        # What was read were links that had not been rounded yet.
+        link_BNN, new_BNN = link_BNN.to(write_BN.dtype), torch.empty_like(old_dBNN)
+        _relink(new_BNN, link_BNN, precedence_BN, write_BN, book)
     forward_dBRN, backward_dBRN = rows_BQN[:, :R], rows_BQN[:, 2 * R :]
     outer = rows_BQN[:, : 2 * R].mT, rows_BQN[:, R:]
     if new_dBNN is None:
@@ -382,6 +402,8 @@ def _link_part_backward(
     write_dBN.sub_(of_row_BN if book else product_BNN.sum(1))
     lost = 2 * w_i if book else torch.add(w_i, w_i.mT, out=product_BNN)
     old_dBNN.addcmul_(old_dBNN, lost, value=-1)
+    if old_dBNN is not kept_dBNN:
+        kept_dBNN.copy_(old_dBNN)
     return precedence_dB1N.squeeze(1), write_dBN, read_dBRN
 
 

@@ -63,6 +63,8 @@ def _taken(function, args):
 def test_values_and_gradients(folder, op, case, dtype):
     if op == "step" and dtype in (torch.bfloat16, torch.float16):
         pytest.skip("a step sorts by usages that it has rounded")
+    if getattr(case, "link_dtype", None) and dtype != torch.float32:
+        pytest.skip("links are narrower than all else, or all is as without")
     function = _function(folder, op, case, dtype)
     cases = importlib.import_module(f"kernels.{folder}.cases")
     args = cases.arguments(op, case, torch.float32, device="cuda")

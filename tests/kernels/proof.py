@@ -10,6 +10,7 @@ from kernels.bench.accuracy import FLOOR, TIMES_EAGER
 # Relative Frobenius error against the reference in float64, inputs rounded to the type first: what
 # may be off, and how many times plain PyTorch's, is what benchmarks allow too.
 FORWARD, BACKWARD = FLOOR["values"], FLOOR["gradients"]
+HALF = (torch.bfloat16, torch.float16)
 
 
 def leaves(args):
@@ -37,9 +38,23 @@ def flat(out):
     return leaves(out) if isinstance(out, tuple) else [out]
 
 
+def types(args, dtype):
+    """The types of the arguments' tensors in ``dtype``: some keep a narrower one of their own.
+
+    In float64 none does.
+    """
+    own = [t.dtype for t in leaves(args)]
+    if dtype == torch.float64 or len(set(own)) == 1:
+        return [dtype] * len(own)
+    return [kept if kept in HALF else dtype for kept in own]
+
+
 def run(function, args, dtype, grads=None):
     """Outputs, and gradients of the inputs for random gradients of the outputs."""
-    inputs = [t.detach().to(dtype).requires_grad_() for t in leaves(args)]
+    kinds = types(args, dtype)
+    inputs = [
+        t.detach().to(kind).requires_grad_() for t, kind in zip(leaves(args), kinds, strict=True)
+    ]
     outputs = flat(function(*rebuilt(args, list(inputs))))
     if grads is None:
         g = torch.Generator().manual_seed(7)
@@ -62,23 +77,30 @@ def error(got, want):
 
 
 def agrees(function, reference, args, dtype):
-    """Check values and gradients of ``function`` in ``dtype`` against float64."""
-    rounded = rebuilt(args, [t.to(dtype) for t in leaves(args)])
+    """Check values and gradients of ``function`` in ``dtype`` against float64.
+
+    Arguments of several types keep their narrower ones, and what is of these may be off as these.
+    """
+    kinds = types(args, dtype)
+    rounded = rebuilt(args, [t.to(kind) for t, kind in zip(leaves(args), kinds, strict=True)])
     _, _, grads = run(reference, rounded, torch.float64)
+    kept = functools.cache(lambda: [o.dtype for o in flat(reference(*rounded))])
+    own = [dtype] * len(grads)
+    if len(set(kinds)) > 1:
+        own = [kind if kind in HALF else dtype for kind in kept()]
     # What comes in as a gradient is rounded too, the same for both sides.
-    grads = [g.to(dtype) for g in grads]
+    grads = [g.to(kind) for g, kind in zip(grads, own, strict=True)]
     want, want_grads, _ = run(reference, rounded, torch.float64, grads)
     got, got_grads, _ = run(function, rounded, dtype, grads)
-    assert all(g.dtype == dtype for g in got_grads)
+    assert [g.dtype for g in got_grads] == kinds
     if any(o.dtype != dtype for o in got):
-        kept = flat(reference(*rounded))
-        assert [o.dtype for o in got] == [o.dtype for o in kept]
+        assert [o.dtype for o in got] == kept()
     plain = functools.cache(lambda: run(reference, rounded, dtype, grads))
     for i, (a, b) in enumerate(zip(got, want, strict=True)):
-        allowed = FORWARD[dtype], TIMES_EAGER["values"]
+        allowed = FORWARD[own[i]], TIMES_EAGER["values"]
         _within(*allowed, f"output {i}", a, b, lambda i=i: plain()[0][i])
     for i, (a, b) in enumerate(zip(got_grads, want_grads, strict=True)):
-        allowed = BACKWARD[dtype], TIMES_EAGER["gradients"]
+        allowed = BACKWARD[kinds[i]], TIMES_EAGER["gradients"]
         _within(*allowed, f"gradient {i}", a, b, lambda i=i: plain()[1][i])
 
 
