@@ -201,7 +201,8 @@ class Task:
         """The config of one run: book's setting, then profile, variant, impl and overrides.
 
         Raises:
-            ValueError: an unknown profile, variant, impl or field, or a value of another type.
+            ValueError: an unknown profile, variant, impl, field or data set, a value of another
+                type, or a word that a field may not be.
         """
         variant = variant or next(iter(self.variants))
         impl = impl or self.impls[0]
@@ -217,10 +218,21 @@ class Task:
             changes["impl"] = impl
         cfg = dataclasses.replace(self.config, **changes)
         cfg = dataclasses.replace(cfg, **_checked(cfg, overrides or {}))
-        for field, allowed in choices(type(self.config)).items():
+        words = choices(type(self.config))
+        if "data" not in words and isinstance(getattr(cfg, "data", None), str):
+            words["data"] = self._data_sets()
+        for field, allowed in words.items():
             if getattr(cfg, field) not in allowed:
                 raise unknown(field, getattr(cfg, field), allowed)
         return cfg
+
+    def _data_sets(self) -> tuple[str, ...]:
+        """What the field ``data`` may be: what there is, and what only this task knows."""
+        from suite.data import CATALOGUE  # which needs the errors of this module
+
+        declared = (self.config, *self.profiles.values(), *self.variants.values())
+        own = (d.get("data") if isinstance(d, Mapping) else d.data for d in declared)
+        return tuple({*CATALOGUE, *(name for name in own if isinstance(name, str))})
 
     def target(self, profile: str, variant: str) -> Target | None:
         """The target of a variant under a profile, or None."""

@@ -92,6 +92,22 @@ def test_a_field_of_words_takes_those_only():
         _worded(optimizer="adamm").configure("smoke", "other")
 
 
+def test_data_are_those_that_there_are_or_that_the_task_makes():
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        data: str = "mnist"
+
+    t = dataclasses.replace(
+        _worded(),
+        config=Config(),
+        profiles={"smoke": {"data": "spirals"}, "laptop": {"data": "digits"}, "paper": {}},
+    )
+    for data in ("mnist", "spirals", "digits", "fashion_mnist"):
+        assert t.configure("paper", overrides={"data": data}).data == data
+    with pytest.raises(ValueError, match="unknown data 'mnits'; did you mean 'mnist'\\? Allowed"):
+        t.configure("smoke", overrides={"data": "mnits"})
+
+
 @pytest.mark.parametrize("start", ["from typing import Any", "from typing import NoReturn as Any"])
 def test_which_words_a_field_takes_does_not_count_into_the_version(tmp_path, monkeypatch, start):
     folder = tmp_path / "ch97_hashed"
