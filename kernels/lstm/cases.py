@@ -15,8 +15,8 @@ OPS = ("lstm",)
 class Case:
     """One set of sizes, what it is there for, and the type that it is compiled and timed in.
 
-    ``lengths`` and ``reverse`` are what ``keywords`` gives. Whether there is a bias or a state
-    changes no launch: they are zeros where there is none.
+    ``lengths``, ``reverse`` and ``recompute_gates`` are what ``keywords`` gives. Whether there is a
+    bias or a state changes no launch: they are zeros where there is none.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     lengths: bool = False
     reverse: bool = False
+    recompute_gates: bool = False
 
 
 TEST = (
@@ -43,6 +44,7 @@ SMALL_FP16 = Case("all units in a program, float16", 128, 64, 128, 128, FP16)
 SMALL_FP64 = Case("all units in a program, float64", 16, 64, 32, 32, FP64)
 FLASHRNN = Case("FlashRNN's figure", 1024, 16, 768, 768, BF16)
 FLASHRNN_FP16 = Case("FlashRNN's figure, as nn.LSTM", 1024, 16, 768, 768, FP16)
+RECOMPUTED = replace(FLASHRNN, name="FlashRNN's figure, no gates kept", recompute_gates=True)
 LARGE = Case("float32, units split", 128, 64, 256, 512)
 LARGE_FP64 = Case("float64, units split", 4, 16, 64, 256, FP64)
 MANY_ROWS = Case("a launch a step", 2, 512, 256, 1024, BF16)
@@ -74,7 +76,7 @@ COMPILE = (
     Case("odd numbers of everything, split", 17, 35, 3, 203, BF16, lengths=True, reverse=True),
     Case("odd numbers of everything, float32", 17, 5, 3, 101, lengths=True),
 )
-BENCH = (SMALL, SMALL_BF16, SMALL_FP16, FLASHRNN, FLASHRNN_FP16, LARGE, LATENCY)
+BENCH = (SMALL, SMALL_BF16, SMALL_FP16, FLASHRNN, FLASHRNN_FP16, RECOMPUTED, LARGE, LATENCY)
 
 
 def arguments(
@@ -111,5 +113,6 @@ def keywords(
     device: str = "cpu",
 ) -> dict[str, Any]:
     """What the public function ``lstm`` takes beside its tensors."""
-    more: dict[str, Any] = {"reverse": True} if case.reverse else {}
+    said = ("reverse", "recompute_gates")
+    more: dict[str, Any] = {name: True for name in said if getattr(case, name)}
     return more | ({"lengths": lengths(case, seed, device)} if case.lengths else {})
