@@ -26,11 +26,14 @@ def test_a_domain_is_read_as_it_is_written(text, field, domain):
 
 
 def test_values_take_the_type_of_their_field():
-    found = _checked({"steps": Range(4, 9, log=True), "lr": Range(0, 1), "data": Choice(("a",))})
+    found = _checked({"steps": Range(4, 9, log=True), "lr": Range(0, 1), "data": Choice(("babi",))})
     assert found["steps"] == Range(4, 9, log=True, whole=True)
     assert found["lr"] == Range(0.0, 1.0)
     assert isinstance(found["lr"].low, float)
     assert _checked({"lr": space.grid("lr=1,0.1")[1]})["lr"] == Choice((1.0, 0.1))
+    assert found["data"] == Choice(("babi",))
+    with pytest.raises(ValueError, match="unknown data 'babbi'; did you mean 'babi'"):
+        _checked({"data": Choice(("babi", "babbi"))})
 
 
 @pytest.mark.parametrize(
