@@ -54,8 +54,9 @@ class Workload:
     def shape(self) -> dict[str, Any]:
         """The sizes of the case by their letters."""
         sizes = dataclasses.asdict(self.case)
-        said = ("name", "dtype", "ops")
-        found = {k: v for k, v in sizes.items() if k not in said and v not in (False, None)}
+        said = ("name", "dtype", "ops", "timed")
+        # What is off or absent is no size; 0 is one.
+        found = {k: v for k, v in sizes.items() if k not in said and not (v is False or v is None)}
         return {k: str(v) if isinstance(v, torch.dtype) else v for k, v in found.items()}
 
     @property
@@ -149,7 +150,7 @@ def workloads(
     for op in ops():
         cases = importlib.import_module(f"kernels.{op.partition('.')[0]}.cases")
         for case in cases.BENCH:
-            if op.partition(".")[2] not in getattr(case, "ops", cases.OPS):
+            if op.partition(".")[2] not in getattr(case, "timed", cases.OPS):
                 continue
             own = dtype or _dtype_of(case)
             for ragged in (False, True) if op in RAGGED else (False,):

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 import math
 
 import pytest
@@ -28,6 +29,10 @@ SMALL = {
 }
 
 
+def cases_of(folder):
+    return importlib.import_module(f"kernels.{folder}.cases")
+
+
 def small(op, mode="full", ragged=False, dtype=torch.float32):
     if op in SMALL:
         return Workload(op, SMALL[op], dtype, mode, "cpu", ragged)
@@ -47,6 +52,25 @@ def test_every_op_has_workloads_and_the_three_implementations():
     found = {w.op for w in workloads("cpu")}
     assert found == set(ops())
     assert all({"reference", "torch", "compile", "triton"} <= providers(op).keys() for op in found)
+
+
+def test_every_op_is_timed_in_every_case_but_the_parts_of_a_step_with_links_they_have_not():
+    half = cases_of("dnc").HALF_LINKS
+    for op in ops():
+        folder, _, function = op.partition(".")
+        wanted = {c.name for c in cases_of(folder).BENCH}
+        if folder == "dnc" and function not in ("link", "step"):
+            wanted.remove(half.name)
+        assert {w.case.name for w in workloads("cpu") if w.op == op} == wanted
+
+
+def test_a_size_of_zero_is_one_and_what_is_off_is_none():
+    case = Images("", 1, 2, 5, 5, 3, 3, 3, padding=0, residual=False)
+    shape = Workload("conv2d.conv2d", case, torch.float32, "forward", "cpu").shape
+    assert shape["padding"] == 0
+    assert "residual" not in shape
+    nothing = dataclasses.replace(COPY, B=0)
+    assert Workload("dnc.link", nothing, torch.float32, "forward", "cpu").shape["B"] == 0
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["equal", "ragged"])

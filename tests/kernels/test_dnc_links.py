@@ -194,7 +194,7 @@ def test_another_type_to_begin_with_is_refused(like, given, kind, message):
 
 
 def test_the_benchmark_times_them_and_compares_them_with_float64():
-    w = Workload("dnc.link", replace(cases.NARROW, B=1, N=4), torch.float32, "forward", "cpu")
+    w = Workload("dnc.link", replace(cases.HALF_LINKS, B=1, N=4), torch.float32, "forward", "cpu")
     link, *rest = w.arguments()
     assert link.dtype == torch.bfloat16
     assert {t.dtype for t in rest} == {torch.float32}
