@@ -230,9 +230,8 @@ class Task:
         """What the field ``data`` may be: what there is, and what only this task knows."""
         from suite.data import CATALOGUE  # which needs the errors of this module
 
-        declared = (self.config, *self.profiles.values(), *self.variants.values())
-        own = (d.get("data") if isinstance(d, Mapping) else d.data for d in declared)
-        return tuple({*CATALOGUE, *(name for name in own if isinstance(name, str))})
+        changes = (*self.profiles.values(), *self.variants.values())
+        return tuple({*CATALOGUE, self.config.data, *(c["data"] for c in changes if "data" in c)})
 
     def target(self, profile: str, variant: str) -> Target | None:
         """The target of a variant under a profile, or None."""
