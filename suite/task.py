@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from suite import fields
 from suite.threshold import meets
 
 Metrics = Mapping[str, float]
@@ -29,6 +30,12 @@ Run = Callable[[Any, Any], Generator[Yielded, None, None]]
 PROFILES = ("smoke", "laptop", "paper")
 MODES = ("max", "min", "near")
 QUOTES = ("'''", '"""', '"', "'")
+# What suite.fields declares numbers with, and the types that they are: Count -> int.
+NUMBERS = {
+    name: typing.get_args(kind)[0].__name__
+    for name, kind in vars(fields).items()
+    if typing.get_origin(kind) is typing.Annotated
+}
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> ValueError:
@@ -202,7 +209,7 @@ class Task:
 
         Raises:
             ValueError: an unknown profile, variant, impl, field or data set, a value of another
-                type, or a word that a field may not be.
+                type, or a word or number that a field may not be.
         """
         variant = variant or next(iter(self.variants))
         impl = impl or self.impls[0]
@@ -224,6 +231,10 @@ class Task:
         for field, allowed in words.items():
             if getattr(cfg, field) not in allowed:
                 raise unknown(field, getattr(cfg, field), allowed)
+        for field, interval in fields.intervals(type(self.config)).items():
+            if not fields.contains(interval, value := getattr(cfg, field)):
+                allowed_numbers = fields.described(interval, type(value))
+                raise ValueError(f"field {field!r} takes {allowed_numbers}, got {value!r}")
         return cfg
 
     def _data_sets(self) -> tuple[str, ...]:
@@ -270,12 +281,28 @@ def choices(config: type) -> dict[str, tuple[str, ...]]:
     }
 
 
+def described(config: Any) -> dict[str, tuple[Any, str]]:
+    """Each field of a task's config: its default, and what else it may be, in words."""
+    words, numbers = choices(type(config)), fields.intervals(type(config))
+    found = {}
+    for field in dataclasses.fields(config):
+        default = getattr(config, field.name)
+        if field.name in words:
+            allowed = ", ".join(words[field.name])
+        elif field.name in numbers:
+            allowed = fields.described(numbers[field.name], type(default))
+        else:
+            allowed = type(default).__name__
+        found[field.name] = (default, allowed)
+    return found
+
+
 def _checked(cfg: Any, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {f.name for f in dataclasses.fields(cfg)}
+    known = {f.name for f in dataclasses.fields(cfg)}
     checked = {}
     for name, value in overrides.items():
-        if name not in fields:
-            raise unknown("field", name, fields)
+        if name not in known:
+            raise unknown("field", name, known)
         checked[name] = _coerced(name, value, getattr(cfg, name))
     return checked
 
@@ -394,8 +421,8 @@ def headlines() -> list[str]:
 def version(name: str) -> str:
     """Hash of what a task computes: its file, and the models, loops and kernels that it imports.
 
-    Comments, docstrings, layout and the words that a field may be do not count, so tidying a file
-    keeps its series of results.
+    Comments, docstrings, layout and what a config refuses do not count, so tidying a file keeps
+    its series of results.
     """
     todo, done = [source_path(name)], {}
     while todo:
@@ -403,7 +430,7 @@ def version(name: str) -> str:
         if path in done:
             continue
         tree = _without_docstrings(ast.parse(path.read_bytes()))
-        done[path] = ast.unparse(_Quoted().visit(_Words().visit(tree)))
+        done[path] = ast.unparse(_Quoted().visit(_Declared().visit(tree)))
         todo += [p for m in _imported(tree) if (p := _shared_source(m)) is not None]
     text = "\n".join(done[p] for p in sorted(done, key=_within_checkout))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -424,19 +451,39 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-class _Words(ast.NodeTransformer):
-    """Fields that are one of some words as plain strings: which are allowed computes nothing."""
+class _Declared(ast.NodeTransformer):
+    """Fields as the plain types that they are: what a config refuses computes nothing."""
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign:
         match node.annotation:
             case ast.Subscript(value=ast.Name("Literal")):
                 node.annotation = ast.Name("str")
+            case ast.Subscript(value=ast.Name("Annotated"), slice=ast.Tuple(elts=[kind, *_])):
+                node.annotation = kind
+            case ast.Name(name) if name in NUMBERS:
+                node.annotation = ast.Name(NUMBERS[name])
         return node
 
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
+        return None if node.name == "__post_init__" and _only_refuses(node) else node
+
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        if node.module in ("suite.fields", "annotated_types"):
+            return None
         if node.module == "typing":
-            node.names = [name for name in node.names if name.name != "Literal"]
+            declaring = ("Literal", "Annotated")
+            node.names = [name for name in node.names if name.name not in declaring]
         return node if node.names else None
+
+
+def _only_refuses(function: ast.FunctionDef) -> bool:
+    """Whether a function is nothing but ``if ...: raise ...``."""
+    return all(
+        isinstance(node, ast.If)
+        and not node.orelse
+        and all(isinstance(then, ast.Raise) for then in node.body)
+        for node in function.body
+    )
 
 
 class _Quoted(ast.NodeTransformer):

@@ -91,8 +91,8 @@ def show(
     for variant, changes in t.variants.items():
         settings = ", ".join(f"{k}={v!r}" for k, v in changes.items()) or "the defaults"
         print(f"Variant {variant}: {settings}")
-    for field, allowed in task.choices(type(t.config)).items():
-        print(f"Field {field}: {', '.join(allowed)}")
+    for field, (default, allowed) in task.described(t.config).items():
+        print(f"Field {field}: {default!r} ({allowed})")
     if t.sweep:
         print("Sweep: " + ", ".join(f"{field}={domain}" for field, domain in t.sweep.items()))
     walls = _walls(store, name)

@@ -24,11 +24,13 @@ Shapes: B batch, M rows, N columns, R rank, K = min(M, N).
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, NonNegative
 from suite.task import Claim, Target, Task
 from tasks.models.rank import TOLERANCE, planted, reduced_echelon
 
@@ -39,11 +41,11 @@ SOLVED = 1e-8
 class Config:
     data: Literal["matrices with a planted column space"] = "matrices with a planted column space"
     method: Literal["elimination", "qr", "svd"] = "elimination"
-    tolerance: float = TOLERANCE
-    matrices: int = 100_000
-    group: int = 5_000
-    largest: int = 64
-    condition: float = 1e6
+    tolerance: NonNegative = TOLERANCE
+    matrices: Count = 100_000
+    group: Count = 5_000
+    largest: Count = 64
+    condition: Annotated[float, Interval(ge=1)] = 1e6
 
 
 def eliminated(A_BMN: torch.Tensor, tolerance: float) -> tuple[torch.Tensor, torch.Tensor]:

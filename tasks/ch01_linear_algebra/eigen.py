@@ -26,12 +26,14 @@ Shapes: N rows and columns.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.optimize import linear_sum_assignment
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 
 
@@ -39,12 +41,12 @@ from suite.task import Claim, Target, Task
 class Config:
     data: Literal["random matrix with a planted spectrum"] = "random matrix with a planted spectrum"
     method: Literal["qr", "power", "eigh", "eig"] = "qr"
-    size: int = 4096
+    size: Count = 4096
     dtype: Literal["float32", "float64"] = "float32"
-    ratio: float = 0.9
-    tolerance: float = 1e-3
-    condition: float = 10.0
-    rows: int = 40
+    ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.9
+    tolerance: Positive = 1e-3
+    condition: Annotated[float, Interval(ge=1)] = 10.0
+    rows: Count = 40
 
 
 def orthogonal(n: int) -> torch.Tensor:

@@ -37,6 +37,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels import linear
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 
 Operands = dict[str, torch.Tensor]
@@ -48,8 +49,8 @@ class Config:
     data: Literal["random matrices"] = "random matrices"
     method: Literal["torch", "loops", "einsum", "outer", "kernel"] = "torch"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    size: int = 4096
-    rows: int = 2
+    size: Count = 4096
+    rows: Count = 2
     impl: str = "torch"
 
 

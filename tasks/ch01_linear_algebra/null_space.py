@@ -23,11 +23,13 @@ Shapes: B batch, M rows, N columns, R rank.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 from tasks.models.rank import TOLERANCE, planted, reduced_echelon
 
@@ -38,10 +40,10 @@ INDEPENDENT = 1e-9
 class Config:
     data: Literal["matrices with a planted null space"] = "matrices with a planted null space"
     method: Literal["elimination", "svd"] = "elimination"
-    matrices: int = 100_000
-    group: int = 5_000
-    largest: int = 64
-    condition: float = 1e6
+    matrices: Count = 100_000
+    group: Count = 5_000
+    largest: Count = 64
+    condition: Annotated[float, Interval(ge=1)] = 1e6
 
 
 def eliminated(A_BMN: torch.Tensor, b_BM: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -28,11 +28,13 @@ import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, Share
 from suite.task import Claim, Target, Task
 
 SMOOTHING = 1e-9
@@ -42,14 +44,14 @@ SMOOTHING = 1e-9
 class Config:
     data: str = "people with a disease and their tests"
     method: Literal["closed", "sequential", "counting", "naive"] = "closed"
-    prior: float = 0.01
-    sensitivity: float = 0.9
-    specificity: float = 0.95
-    tests: int = 8
-    replicates: int = 400
-    people: int = 1_000_000
-    splits: int = 100
-    rows: int = 8
+    prior: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    sensitivity: Share = 0.9
+    specificity: Share = 0.95
+    tests: Count = 8
+    replicates: Count = 400
+    people: Count = 1_000_000
+    splits: Count = 100
+    rows: Count = 8
 
 
 def exact_posterior(cfg: Config, positives: int, tests: int) -> Fraction:

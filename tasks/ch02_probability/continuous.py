@@ -35,6 +35,7 @@ import torch
 from scipy import stats
 from torch import distributions
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 
 MU, SIGMA, LOW, HIGH, RATE = 1.0, 2.0, -1.0, 3.0, 0.5
@@ -55,11 +56,11 @@ KEPT = {
 class Config:
     data: Literal["draws from three distributions"] = "draws from three distributions"
     method: Literal["inverse", "rejection", "torch", "mle"] = "inverse"
-    draws: int = 1_000_000
-    replicates: int = 100
-    steps: int = 300
-    lr: float = 0.1
-    rows: int = 10
+    draws: Count = 1_000_000
+    replicates: Count = 100
+    steps: Count = 300
+    lr: Positive = 0.1
+    rows: Count = 10
 
 
 def uniforms(n: int) -> torch.Tensor:

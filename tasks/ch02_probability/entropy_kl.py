@@ -34,12 +34,14 @@ import functools
 import heapq
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.optimize import minimize
 
+from suite.fields import Count, Positive, Real
 from suite.task import Claim, Target, Task
 
 CENTRE, GRID = 3.0, torch.linspace(-16, 16, 2001, dtype=torch.float64)
@@ -51,15 +53,15 @@ AT_ONCE = 1 << 22
 class Config:
     data: Literal["random distributions"] = "random distributions"
     method: Literal["analytic", "sampled", "huffman", "forward", "reverse"] = "analytic"
-    pairs: int = 1000
-    outcomes: int = 32
-    replicates: int = 400
-    draws: int = 1_000_000
-    rows: int = 10
-    lr: float = 0.06
-    steps: int = 800
-    start: float = 3.0
-    start_log2_sd: float = 0.0
+    pairs: Count = 1000
+    outcomes: Annotated[int, Interval(ge=2)] = 32
+    replicates: Count = 400
+    draws: Count = 1_000_000
+    rows: Count = 10
+    lr: Positive = 0.06
+    steps: Count = 800
+    start: Real = 3.0
+    start_log2_sd: Real = 0.0
 
 
 def distributions(n: int, outcomes: int) -> torch.Tensor:

@@ -25,11 +25,13 @@ Shapes: R replicates, N rolls, S sides.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, Natural
 from suite.task import Claim, Target, Task
 
 AT_ONCE = 1 << 22
@@ -40,10 +42,10 @@ COLOURS = {"mc": "#0072B2", "antithetic": "#D55E00", "control": "#009E73"}
 class Config:
     data: Literal["rolls of two dice"] = "rolls of two dice"
     method: Literal["mc", "exact", "antithetic", "control"] = "mc"
-    sides: int = 6
-    replicates: int = 1000
-    first: int = 16
-    doublings: int = 16
+    sides: Annotated[int, Interval(ge=2)] = 6
+    replicates: Count = 1000
+    first: Count = 16
+    doublings: Natural = 16
 
 
 def table(sides: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

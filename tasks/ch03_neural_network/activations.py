@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import loss, pixels
@@ -50,11 +51,11 @@ PROBED = 2000
 class Config:
     data: str = "mnist"
     activation: Literal["relu", "tanh", "sigmoid", "scaled_sigmoid"] = "relu"
-    depth: int = 6
-    hidden: int = 256
-    lr: float = 1e-3
-    batch_size: int = 64
-    epochs: int = 20
+    depth: Count = 6
+    hidden: Count = 256
+    lr: Positive = 1e-3
+    batch_size: Count = 64
+    epochs: Count = 20
 
 
 def network(n_pixels: int, cfg: Config) -> nn.Sequential:

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 
@@ -43,13 +44,13 @@ GAINS = {"relu": math.sqrt(2), "tanh": 1.0, "sigmoid": 4.0, "linear": 1.0}
 class Config:
     data: Literal["two moons", "xor"] = "two moons"
     activation: Literal["sigmoid", "tanh", "relu", "linear"] = "sigmoid"
-    hidden: int = 16
-    layers: int = 2
-    noise: float = 0.1
-    examples: int = 10_000
-    lr: float = 0.01
-    batch_size: int = 64
-    epochs: int = 4
+    hidden: Count = 16
+    layers: Count = 2
+    noise: NonNegative = 0.1
+    examples: Count = 10_000
+    lr: Positive = 0.01
+    batch_size: Count = 64
+    epochs: Count = 4
 
 
 def moons(n: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:

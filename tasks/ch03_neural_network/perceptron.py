@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative
 from suite.task import Claim, Target, Task
 
 BOOK = (-24.0, 3.0, 4.0)
@@ -45,10 +46,10 @@ class Config:
         "hours of sleep and study against the exam"
     )
     form: Literal["rule", "neuron"] = "rule"
-    sets: int = 1000
-    students: int = 100
-    margin: float = 0.3
-    passes: int = 2000
+    sets: Count = 1000
+    students: Count = 100
+    margin: NonNegative = 0.3
+    passes: Count = 2000
 
 
 def perceptron(theta_SP: torch.Tensor, x_SBP: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import pixels
@@ -37,9 +38,9 @@ from tasks.models.classification import pixels
 class Config:
     data: str = "mnist"
     output: Literal["softmax", "sigmoids", "squared"] = "softmax"
-    lr: float = 0.01
-    batch_size: int = 100
-    epochs: int = 100
+    lr: Positive = 0.01
+    batch_size: Count = 100
+    epochs: Count = 100
 
 
 def outputs(logits_BK: torch.Tensor, kind: str) -> torch.Tensor:

@@ -36,6 +36,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from kernels import linear
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 
 Params = list[torch.Tensor]
@@ -48,13 +49,13 @@ class Config:
     data: str = "digits"
     gradient: Literal["manual", "autograd", "differences", "fused"] = "manual"
     activation: Literal["tanh", "sigmoid", "relu"] = "tanh"
-    hidden: int = 8
-    digits_hidden: int = 12
-    batch_size: int = 64
-    starts: int = 1000
-    lr: float = 2.0
-    updates: int = 200
-    rows: int = 20
+    hidden: Count = 8
+    digits_hidden: Count = 12
+    batch_size: Count = 64
+    starts: Count = 1000
+    lr: Positive = 2.0
+    updates: Count = 200
+    rows: Count = 20
     impl: str = "torch"
 
 

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from suite.fields import Count, Positive, Real
 from suite.task import Claim, Target, Task
 
 WIDEST = 3.0
@@ -37,12 +38,12 @@ class Config:
     data: Literal["random meals of three items"] = "random meals of three items"
     method: Literal["batch", "online", "sweep"] = "batch"
     prices: tuple[float, ...] = (150.0, 50.0, 100.0)
-    guess: float = 50.0
-    most_servings: int = 5
-    meals: int = 100_000
-    lr: float = 0.5
-    updates: int = 100
-    rows: int = 20
+    guess: Real = 50.0
+    most_servings: Count = 5
+    meals: Count = 100_000
+    lr: Positive = 0.5
+    updates: Count = 100
+    rows: Count = 20
 
 
 def meals(n: int, prices_D: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive, Share
 from suite.task import Claim, Target, Task
 from tasks.models.classification import pixels
 
@@ -39,14 +40,14 @@ class Config:
     data: str = "spirals"
     hidden: tuple[int, ...] = (20,)
     depth: tuple[int, ...] = (1,)
-    nets: int = 100
-    examples: int = 100
-    wrong_labels: float = 0.1
-    noise: float = 0.03
-    test_examples: int = 1000
-    lr: float = 0.04
-    updates: int = 1000
-    rows: int = 20
+    nets: Count = 100
+    examples: Count = 100
+    wrong_labels: Share = 0.1
+    noise: NonNegative = 0.03
+    test_examples: Count = 1000
+    lr: Positive = 0.04
+    updates: Count = 1000
+    rows: Count = 20
 
 
 class Nets(nn.Module):

@@ -37,6 +37,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, NonNegative, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import pixels
@@ -49,19 +50,19 @@ LAST = 5
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    l2: float = 0.0
-    l1: float = 0.0
-    max_norm: float = 0.0
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    hidden: int = 1024
-    layers: int = 3
-    n_train: int = 60_000
-    lr: float = 0.05
+    l2: NonNegative = 0.0
+    l1: NonNegative = 0.0
+    max_norm: NonNegative = 0.0
+    dropout: BelowOne = 0.0
+    input_dropout: BelowOne = 0.0
+    hidden: Count = 1024
+    layers: Count = 3
+    n_train: Count = 60_000
+    lr: Positive = 0.05
     decay: bool = True
-    momentum: float = 0.9
-    batch_size: int = 100
-    epochs: int = 200
+    momentum: BelowOne = 0.9
+    batch_size: Count = 100
+    epochs: Count = 200
 
 
 def network(n_pixels: int, cfg: Config) -> nn.Sequential:

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Natural, Positive, Share
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import loss, pixels
@@ -44,13 +45,13 @@ PROBED = 1000
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    batch_size: int = 32
-    hidden: int = 256
-    lr: float = 0.1
-    epochs: int = 20
-    budget: int = 1
-    level: float = 0.98
-    draws: int = 200
+    batch_size: Natural = 32
+    hidden: Count = 256
+    lr: Positive = 0.1
+    epochs: Count = 20
+    budget: Count = 1
+    level: Share = 0.98
+    draws: Count = 200
 
 
 def network(n_pixels: int, hidden: int) -> nn.Sequential:

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from suite.fields import Count, NonNegative, Positive, Real
 from suite.task import Claim, Target, Task
 
 FRESH = 20_000
@@ -37,13 +38,13 @@ class Config:
     data: Literal["corners of the unit square with noise"] = "corners of the unit square with noise"
     rule: Literal["and", "or", "noisy"] = "and"
     gradient: Literal["formula", "autograd"] = "formula"
-    noise: float = 0.08
-    slope: float = 4.0
-    bias: float = 0.0
-    examples: int = 100_000
-    lr: float = 4.0
-    updates: int = 32
-    rows: int = 16
+    noise: NonNegative = 0.08
+    slope: Real = 4.0
+    bias: Real = 0.0
+    examples: Count = 100_000
+    lr: Positive = 4.0
+    updates: Count = 32
+    rows: Count = 16
 
 
 def examples(n: int, cfg: Config) -> tuple[torch.Tensor, torch.Tensor]:

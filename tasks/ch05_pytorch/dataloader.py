@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from suite.fields import Count, Natural
 from suite.fit import batches
 from suite.task import Claim, Target, Task
 
@@ -47,10 +48,10 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Config:
     data: str = "mnist"
     loader: Literal["workers", "in_ram", "unpaired"] = "workers"
-    workers: int = 0
-    batch_size: int = 64
-    epochs: int = 3
-    examples: int = 60000
+    workers: Natural = 0
+    batch_size: Count = 64
+    epochs: Count = 3
+    examples: Count = 60000
 
 
 def encoded(x_NCHW: torch.Tensor) -> list[bytes]:

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import loss, pixels
@@ -38,12 +39,12 @@ RISE = 0.2
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    hidden: int = 256
+    hidden: Count = 256
     optimizer: Literal["sgd", "adam", "one_cycle"] = "sgd"
-    lr: float = 1e-3
-    dropout: float = 0.0
-    batch_size: int = 64
-    epochs: int = 40
+    lr: Positive = 1e-3
+    dropout: BelowOne = 0.0
+    batch_size: Count = 64
+    epochs: Count = 40
 
 
 def classifier(n_pixels: int, cfg: Config) -> nn.Module:

@@ -33,6 +33,7 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 
 COPIES = 3
@@ -55,10 +56,10 @@ class Config:
     data: Literal["the listings' own tensors"] = "the listings' own tensors"
     how: Literal["eager", "compile", "vmap"] = "eager"
     backend: str = "inductor"
-    inputs: int = 784
-    hidden: int = 256
-    classes: int = 10
-    examples: int = 10
+    inputs: Count = 784
+    hidden: Count = 256
+    classes: Count = 10
+    examples: Count = 10
 
 
 def operations(x1: Any, x2: Any, x3: Any) -> dict[str, torch.Tensor]:

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from suite.fields import BelowOne, Count, NonNegative, Positive
 from suite.task import Claim, Target, Task
 
 SADDLE, MONKEY, RIDGE = range(3)
@@ -52,16 +53,16 @@ class Config:
         "x^2 - y^2, x^3 - 3 x y^2 and random surfaces"
     )
     method: Literal["rmsprop", "gd", "critical"] = "rmsprop"
-    lr: float = 0.01
-    momentum: float = 0.0
-    noise: float = 0.0
-    starts: int = 1001
-    offset: float = 1e-6
-    spread: float = 0.05
-    steps: int = 2000
-    features: int = 500
-    points: int = 4000
-    iterations: int = 60
+    lr: Positive = 0.01
+    momentum: BelowOne = 0.0
+    noise: NonNegative = 0.0
+    starts: Count = 1001
+    offset: NonNegative = 1e-6
+    spread: NonNegative = 0.05
+    steps: Count = 2000
+    features: Count = 500
+    points: Count = 4000
+    iterations: Count = 60
 
 
 def height(z_SN2: torch.Tensor) -> torch.Tensor:

@@ -28,11 +28,13 @@ Shapes: N dimensions, M points.
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 
 EXPONENTS = {"gradient_descent": 1.0, "steepest": 1.0, "momentum": 0.5}
@@ -44,11 +46,11 @@ SHOWN_KAPPA = 30.0
 class Config:
     data: Literal["random quadratic surfaces"] = "random quadratic surfaces"
     method: Literal["gradient_descent", "steepest", "momentum"] = "gradient_descent"
-    size: int = 100
-    worst: float = 1e5
-    surfaces: int = 9
-    tolerance: float = 1e-6
-    points: int = 1000
+    size: Count = 100
+    worst: Annotated[float, Interval(ge=1)] = 1e5
+    surfaces: Count = 9
+    tolerance: Positive = 1e-6
+    points: Count = 1000
 
 
 def normal(*shape: int) -> Any:

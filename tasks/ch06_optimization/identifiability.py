@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.classification import loss, pixels
@@ -51,12 +52,12 @@ KINDS = ("permutation", "rescaling", "sign", "one_layer")
 class Config:
     data: str = "mnist"
     change: Literal["permutation", "rescaling", "sign", "one_layer"] = "permutation"
-    hidden: int = 256
-    epochs: int = 2
-    factor: float = 10.0
-    lr: float = 0.1
-    points: int = 21
-    probed: int = 5000
+    hidden: Count = 256
+    epochs: Count = 2
+    factor: Positive = 10.0
+    lr: Positive = 0.1
+    points: Count = 21
+    probed: Count = 5000
 
 
 def network(n_pixels: int, cfg: Config) -> nn.Sequential:

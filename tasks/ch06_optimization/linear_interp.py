@@ -43,6 +43,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 
@@ -54,14 +55,14 @@ PRINTED_ARGMIN = -1.2
 class Config:
     data: str = "mnist"
     net: Literal["mlp", "conv"] = "mlp"
-    hidden: int = 256
+    hidden: Count = 256
     relu_logits: bool = True
-    lr: float = 1e-4
-    batch_size: int = 64
-    epochs: int = 40
+    lr: Positive = 1e-4
+    batch_size: Count = 64
+    epochs: Count = 40
     towards: Literal["random", "start", "solution", "matched"] = "random"
-    points: int = 80
-    probed: int = 2000
+    points: Count = 80
+    probed: Count = 2000
 
 
 def network(side: int, cfg: Config) -> nn.Sequential:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
+from suite.fields import BelowOne, Count
 from suite.task import Claim, Target, Task
 
 SUMS = ("n", "v", "vv", "pairs", "neighbours", "windows", "ways", "ways2")
@@ -36,12 +37,12 @@ SHOWN, SHOWN_WALK = 100, 2000
 @dataclass(frozen=True)
 class Config:
     data: Literal["random steps"] = "random steps"
-    momentum: float = 0.1
+    momentum: BelowOne = 0.1
     include_last: bool = False
-    reach: int = 10
-    steps: int = 40_000_000
-    rows: int = 40
-    window: int = 2000
+    reach: Count = 10
+    steps: Count = 40_000_000
+    rows: Count = 40
+    window: Count = 2000
 
 
 def choices(n: int, reach: int, include_last: bool) -> Any:

@@ -38,6 +38,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, NonNegative, Positive
 from suite.fit import fit
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task, unknown
@@ -51,13 +52,13 @@ DEAD = 0.01
 class Config:
     data: str = "mnist"
     optimizer: Literal["sgd", "adam", "momentum", "nesterov", "adagrad", "rmsprop"] = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
+    lr: Positive = 0.01
+    momentum: BelowOne = 0.9
     relu_logits: bool = False
-    hidden: int = 256
-    batch_size: int = 100
-    epochs: int = 45
-    cost: float = 0.1
+    hidden: Count = 256
+    batch_size: Count = 100
+    epochs: Count = 45
+    cost: NonNegative = 0.1
 
 
 OPTIMIZERS: dict[str, Callable[[Any, Config], torch.optim.Optimizer]] = {

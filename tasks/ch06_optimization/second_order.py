@@ -40,6 +40,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive
 from suite.task import Claim, Target, Task
 
 Oracle = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
@@ -60,11 +61,11 @@ COLOURS = {
 class Config:
     data: str = "mnist"
     method: Literal["lbfgs", "newton", "bfgs", "cg", "gradient_descent"] = "lbfgs"
-    l2: float = 1e-3
-    memory: int = 10
-    tolerance: float = 1e-8
-    start_scale: float = 0.1
-    most: int = 20_000
+    l2: NonNegative = 1e-3
+    memory: Count = 10
+    tolerance: Positive = 1e-8
+    start_scale: Positive = 0.1
+    most: Count = 20_000
 
 
 def features(images: torch.Tensor) -> torch.Tensor:

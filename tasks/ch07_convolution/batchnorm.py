@@ -35,6 +35,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, Natural, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 
@@ -45,14 +46,14 @@ EPS = 1e-3
 class Config:
     data: str = "cifar10"
     norm: Literal["batch", "none", "layer"] = "batch"
-    lr: float = 0.01
-    dropout: float = 0.0
-    filters: int = 64
-    hidden_1: int = 384
-    hidden_2: int = 192
-    crop: int = 24
-    batch_size: int = 128
-    epochs: int = 1000
+    lr: Positive = 0.01
+    dropout: BelowOne = 0.0
+    filters: Count = 64
+    hidden_1: Count = 384
+    hidden_2: Count = 192
+    crop: Natural = 24
+    batch_size: Count = 128
+    epochs: Count = 1000
 
 
 def normalisation(kind: str, n: int, images: bool) -> nn.Module:

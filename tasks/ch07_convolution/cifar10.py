@@ -39,6 +39,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive, Share
 from suite.fit import fit
 from suite.space import Range
 from suite.task import Claim, Target, Task, unknown
@@ -54,17 +55,17 @@ BIAS_RATE, HEAD_RATE, WHITEN_SHARE, SHIFT = 106.0, 1340.0, 3 / 8, 2
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    images: int = 50_000
+    images: Count = 50_000
     recipe: Literal["book", "speedrun", "resnet18"] = "book"
-    width: float = 1.0
-    lr: float = 0.01
-    weight_decay: float = 0.0
-    label_smoothing: float = 0.0
+    width: Positive = 1.0
+    lr: Positive = 0.01
+    weight_decay: NonNegative = 0.0
+    label_smoothing: Share = 0.0
     flip: bool = True
-    batch_size: int = 128
-    epochs: int = 60
-    most_in_batch: int = 2000
-    most_epochs: int = 200
+    batch_size: Count = 128
+    epochs: Count = 60
+    most_in_batch: Count = 2000
+    most_epochs: Count = 200
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
     impl: str = "torch"

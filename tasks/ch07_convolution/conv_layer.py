@@ -35,6 +35,7 @@ import torch
 from torch.nn import functional as F
 
 from kernels import conv2d
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task, unknown
 
 
@@ -42,13 +43,13 @@ from suite.task import Claim, Target, Task, unknown
 class Config:
     data: Literal["random images and filters"] = "random images and filters"
     method: Literal["naive", "im2col", "torch", "kernel"] = "naive"
-    shapes: int = 200
-    rows: int = 10
-    images: int = 8
-    channels: int = 64
-    filters: int = 64
-    side: int = 16
-    tolerance: float = 1e-4
+    shapes: Count = 200
+    rows: Count = 10
+    images: Count = 8
+    channels: Count = 64
+    filters: Count = 64
+    side: Count = 16
+    tolerance: Positive = 1e-4
     impl: str = "torch"
 
 

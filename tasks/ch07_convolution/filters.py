@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative
 from suite.task import Claim, Target, Task, unknown
 
 FILTERS = {
@@ -46,11 +47,11 @@ class Config:
         "generated bars and the photograph china.jpg"
     )
     filter: Literal["vertical", "horizontal", "diagonal", "mean"] = "vertical"
-    images: int = 200
-    side: int = 200
-    bars: int = 6
-    noise: float = 0.3
-    filters: int = 64
+    images: Count = 200
+    side: Count = 200
+    bars: Count = 6
+    noise: NonNegative = 0.3
+    filters: Count = 64
 
 
 def detector(name: str) -> torch.Tensor:

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, NonNegative, Positive
 from suite.fit import fit
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task
@@ -47,17 +48,17 @@ PAPER = {"batch": (23.6, 23.7, 24.8, 27.3, 34.7), "group": (24.1, 24.2, 24.0, 24
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    images: int = 50_000
+    images: Count = 50_000
     norm: Literal["batch", "group", "layer", "instance", "none"] = "batch"
-    groups: int = 8
-    depth: int = 20
-    width: int = 16
+    groups: Count = 8
+    depth: Count = 20
+    width: Count = 16
     augment: bool = True
     batch_sizes: str = "32 16 8 4 2"
-    lr: float = 0.025
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    epochs: int = 60
+    lr: Positive = 0.025
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 1e-4
+    epochs: Count = 60
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
 

@@ -34,6 +34,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Natural, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task, unknown
 from tasks.models.classification import loss
@@ -45,13 +46,13 @@ SHIFTS = [s for s in itertools.product((-1, 0, 1), repeat=2) if s != (0, 0)]
 class Config:
     data: str = "mnist"
     pooling: Literal["max", "average", "first", "none"] = "max"
-    extent: int = 2
-    stride: int = 2
-    filters: int = 16
-    border: int = 2
-    lr: float = 3e-3
-    batch_size: int = 64
-    epochs: int = 5
+    extent: Count = 2
+    stride: Count = 2
+    filters: Count = 16
+    border: Natural = 2
+    lr: Positive = 3e-3
+    batch_size: Count = 64
+    epochs: Count = 5
 
 
 def pooling(cfg: Config) -> nn.Module:

@@ -34,12 +34,14 @@ Shapes: B batch, C channels, K classes, H and W height and width.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, NonNegative, Positive, Share
 from suite.space import Range
 from suite.task import Claim, Target, Task, unknown
 from tasks.models.convolution import Convolution
@@ -53,17 +55,17 @@ class Config:
     data: str = "mnist"
     net: Literal["listing", "recipe", "blocks"] = "listing"
     hidden_relu: bool = False
-    convolutions: int = 1
-    width: int = 32
+    convolutions: Count = 1
+    width: Count = 32
     optimizer: Literal["sgd", "adam", "adadelta", "nesterov"] = "sgd"
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     schedule: Literal["constant", "steps", "cycle"] = "constant"
-    smoothing: float = 0.0
-    distortion: float = 0.0
-    batch_size: int = 64
-    epochs: int = 40
-    share: float = 1.0
-    level: float = 0.993
+    smoothing: BelowOne = 0.0
+    distortion: NonNegative = 0.0
+    batch_size: Count = 64
+    epochs: Count = 40
+    share: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    level: Share = 0.993
     impl: str = "torch"
 
 

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task, unknown
 from tasks.models.classification import loss
@@ -44,16 +45,16 @@ class Config:
     data: Literal["generated series and strings"] = "generated series and strings"
     domain: Literal["series", "text"] = "series"
     net: Literal["conv", "mlp"] = "conv"
-    length: int = 128
-    motif: int = 32
-    noise: float = 0.4
-    filters: int = 32
-    taps: int = 9
-    hidden: int = 256
-    examples: int = 8192
-    lr: float = 3e-3
-    batch_size: int = 64
-    epochs: int = 10
+    length: Count = 128
+    motif: Count = 32
+    noise: NonNegative = 0.4
+    filters: Count = 32
+    taps: Count = 9
+    hidden: Count = 256
+    examples: Count = 8192
+    lr: Positive = 3e-3
+    batch_size: Count = 64
+    epochs: Count = 10
 
 
 def motifs(y_B: torch.Tensor, cfg: Config) -> torch.Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 from tasks.models.augmentation import lit, mirrored, shifted, whitened
@@ -41,12 +42,12 @@ class Config:
     crop: bool = False
     jitter: bool = False
     flip: bool = True
-    reach: int = 4
-    depth: int = 8
-    width: int = 16
-    lr: float = 1e-3
-    batch_size: int = 128
-    epochs: int = 20
+    reach: Count = 4
+    depth: Count = 8
+    width: Count = 16
+    lr: Positive = 1e-3
+    batch_size: Count = 128
+    epochs: Count = 20
 
 
 def spoilt(x_BCHW: torch.Tensor, reach: int) -> dict[str, torch.Tensor]:

@@ -36,6 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from suite.fields import BelowOne, Count, NonNegative, Positive
 from suite.fit import fit
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task
@@ -49,16 +50,16 @@ SIZES, MILLIONS = (56, 28, 14, 7), 21.8
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    depth: int = 20
+    depth: Count = 20
     shortcut: Literal["pad", "project", "none"] = "pad"
     downsample: bool = True
-    width: int = 16
+    width: Count = 16
     augment: bool = True
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    batch_size: int = 128
-    epochs: int = 164
+    lr: Positive = 0.1
+    momentum: BelowOne = 0.9
+    weight_decay: NonNegative = 1e-4
+    batch_size: Count = 128
+    epochs: Count = 164
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
     impl: str = "torch"

@@ -39,6 +39,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from suite.data import DataMissing
+from suite.fields import Count, NonNegative, Positive
 from suite.space import Range
 from suite.task import Claim, Target, Task, unknown
 from tasks.models.augmentation import mirrored
@@ -66,15 +67,15 @@ class Config:
     data: str = "photographs"
     content: str = "china.jpg"
     style: str = "flower.jpg"
-    height: int = 384
+    height: Count = 384
     features: Literal["vgg19", "random"] = "vgg19"
     optimizer: Literal["adam", "lbfgs"] = "adam"
-    lr: float = 10 / 255
-    content_weight: float = 20.0
-    style_weight: float = 100.0
-    tv_weight: float = 100.0
-    evaluations: int = 1000
-    rows: int = 20
+    lr: Positive = 10 / 255
+    content_weight: NonNegative = 20.0
+    style_weight: NonNegative = 100.0
+    tv_weight: NonNegative = 100.0
+    evaluations: Count = 1000
+    rows: Count = 20
 
 
 def picture(name: str, source: Any, height: int) -> torch.Tensor:

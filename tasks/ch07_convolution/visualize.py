@@ -27,6 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task, unknown
 
@@ -51,15 +52,15 @@ class Config:
     data: str = "cifar10"
     method: Literal["tsne", "pca"] = "tsne"
     of: Literal["hidden", "pixels"] = "hidden"
-    filters: int = 64
-    hidden: int = 64
-    lr: float = 1e-3
-    batch_size: int = 128
-    epochs: int = 15
-    points: int = 2000
-    neighbours: int = 10
-    perplexity: float = 30.0
-    iterations: int = 1000
+    filters: Count = 64
+    hidden: Count = 64
+    lr: Positive = 1e-3
+    batch_size: Count = 128
+    epochs: Count = 15
+    points: Count = 2000
+    neighbours: Count = 10
+    perplexity: Positive = 30.0
+    iterations: Count = 1000
 
 
 def network(n_channels: int, size: int, cfg: Config) -> nn.Sequential:

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 
@@ -41,18 +42,18 @@ EVALUATION_SAMPLES, BOUND_SAMPLES = 10, 100
 @dataclass(frozen=True)
 class Config:
     data: str = "mnist"
-    hidden: int = 500
-    depth: int = 1
-    latent: int = 20
+    hidden: Count = 500
+    depth: Count = 1
+    latent: Count = 20
     kl: Literal["mixed", "exact"] = "mixed"
     shared_noise: bool = True
     grey: bool = True
-    cut: float = 0.0
-    beta: float = 1.0
-    k: int = 1
-    lr: float = 1e-3
-    batch_size: int = 100
-    epochs: int = 10
+    cut: NonNegative = 0.0
+    beta: NonNegative = 1.0
+    k: Count = 1
+    lr: Positive = 1e-3
+    batch_size: Count = 100
+    epochs: Count = 10
 
 
 def mlp(n_in: int, n_out: int, cfg: Config, activation: type[nn.Module]) -> nn.Sequential:

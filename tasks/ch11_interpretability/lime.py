@@ -33,10 +33,12 @@ Shapes: N explained instances, R rows, D features, S perturbed inputs.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, NonNegative, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.trees import Growth, Trees, one_hot, tree
 
@@ -54,16 +56,16 @@ class Config:
     data: str = "breast_cancer"
     model: Literal["logistic", "tree"] = "logistic"
     method: Literal["lime", "parzen", "greedy", "random"] = "lime"
-    used: int = 10
-    budget: int = 10
-    width: float = 0.75
-    share: float = 1.0
-    samples: int = 15000
-    ridge: float = 1.0
-    instances: int = 113
-    depth: int = 8
-    iterations: int = 4000
-    parzen: float = 2.0
+    used: Count = 10
+    budget: Count = 10
+    width: Positive = 0.75
+    share: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    samples: Count = 15000
+    ridge: NonNegative = 1.0
+    instances: Count = 113
+    depth: Count = 8
+    iterations: Count = 4000
+    parzen: Positive = 2.0
 
 
 def sparse_logistic(x_RD: torch.Tensor, y_R: torch.Tensor, used: int, most: int) -> torch.Tensor:

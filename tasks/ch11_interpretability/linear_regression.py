@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from suite.fields import Count, NonNegative
 from suite.task import Claim, Target, Task
 
 
@@ -38,10 +39,10 @@ class Config:
     data: str = "california_housing"
     method: Literal["qr", "normal", "gd", "ridge"] = "qr"
     dtype: Literal["float64", "float32"] = "float64"
-    splits: int = 10
-    penalty: float = 30.0
-    steps: int = 5000
-    rows: int = 20
+    splits: Count = 10
+    penalty: NonNegative = 30.0
+    steps: Count = 5000
+    rows: Count = 20
 
 
 def parted(x_RD: torch.Tensor, y_R: torch.Tensor, splits: int) -> tuple[torch.Tensor, ...]:

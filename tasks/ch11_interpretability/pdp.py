@@ -27,13 +27,15 @@ Shapes: R rows, D features, V values of a grid, B rows of the background.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, NonNegative, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.friedman import friedman, r2
 from tasks.models.trees import Growth, forest, tree
@@ -46,15 +48,15 @@ UNITS = {"temp": "temperature / °C", "hum": "humidity / %", "windspeed": "wind 
 class Config:
     data: str = "bike_sharing"
     model: Literal["forest", "tree", "net"] = "forest"
-    rows: int = 1000
-    noise: float = 1.0
-    trees: int = 200
-    hidden: int = 64
-    epochs: int = 1500
-    lr: float = 0.01
-    decay: float = 0.01
-    grid: int = 40
-    background: int = 600
+    rows: Count = 1000
+    noise: NonNegative = 1.0
+    trees: Count = 200
+    hidden: Count = 64
+    epochs: Count = 1500
+    lr: Positive = 0.01
+    decay: NonNegative = 0.01
+    grid: Annotated[int, Interval(ge=2)] = 40
+    background: Count = 600
 
 
 def ice(model: Model, x_BD: torch.Tensor, columns: list[int], v_VS: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from suite.fields import Count, Natural, NonNegative
 from suite.task import Claim, Target, Task
 from tasks.models.friedman import friedman, r2
 from tasks.models.trees import Growth, forest
@@ -43,13 +44,13 @@ class Config:
     )
     method: Literal["permutation", "impurity", "grouped"] = "permutation"
     on: Literal["test", "training"] = "test"
-    copies: int = 0
-    rows: int = 2000
-    noise: float = 3.0
-    copy_noise: float = 0.02
-    trees: int = 200
-    features: int = 4
-    repeats: int = 50
+    copies: Natural = 0
+    rows: Count = 2000
+    noise: NonNegative = 3.0
+    copy_noise: NonNegative = 0.02
+    trees: Count = 200
+    features: Count = 4
+    repeats: Count = 50
 
 
 def table(n: int, cfg: Config) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -38,12 +38,14 @@ Shapes: B batch, T words, D embedding, H hidden, K classes, S draws.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import BelowOne, Count, NonNegative, Positive, Share
 from suite.fit import fit
 from suite.task import Claim, Target, Task
 
@@ -68,18 +70,18 @@ VOCABULARY = ("<pad>", *ASPECTS, *f"{PRAISE} {BLAME} {FILLER}".split())
 class Config:
     data: str = "movie_rationales"
     method: Literal["reinforce", "hardkuma", "attention", "full"] = "reinforce"
-    sparsity: float = 0.3
-    coherence: float = 0.5
-    share: float = 0.07
-    draws: int = 2
-    embedding: int = 32
-    hidden: int = 32
-    width: int = 3
-    dropout: float = 0.3
-    lr: float = 5e-3
-    batch_size: int = 16
-    epochs: int = 8
-    reviews: int = 1600
+    sparsity: Share = 0.3
+    coherence: NonNegative = 0.5
+    share: Annotated[float, Interval(gt=0, le=1)] = 0.07
+    draws: Count = 2
+    embedding: Count = 32
+    hidden: Count = 32
+    width: Count = 3
+    dropout: BelowOne = 0.3
+    lr: Positive = 5e-3
+    batch_size: Count = 16
+    epochs: Count = 8
+    reviews: Count = 1600
 
 
 def planted(n: int, length: int = 40, agree: float = 0.85) -> tuple[torch.Tensor, ...]:

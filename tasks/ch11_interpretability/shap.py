@@ -34,6 +34,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 
 Model = Callable[[torch.Tensor], torch.Tensor]
@@ -46,15 +47,15 @@ class Config:
     data: str = "breast_cancer"
     method: Literal["kernel", "permutation", "exact", "tree"] = "kernel"
     model: Literal["net", "forest"] = "net"
-    features: int = 16
-    instances: int = 20
-    background: int = 100
-    hidden: int = 32
-    epochs: int = 300
-    trees: int = 20
-    depth: int = 5
-    pairs: int = 2
-    rows: int = 60
+    features: Count = 16
+    instances: Count = 20
+    background: Count = 100
+    hidden: Count = 32
+    epochs: Count = 300
+    trees: Count = 20
+    depth: Count = 5
+    pairs: Count = 2
+    rows: Count = 60
 
 
 class Net(nn.Module):

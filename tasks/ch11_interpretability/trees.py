@@ -27,11 +27,13 @@ Shapes: F folds, R rows, D features, K classes, T trees, M nodes.
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.trees import Growth, Trees, grow, one_hot, tree
 
@@ -41,10 +43,10 @@ class Config:
     data: str = "breast_cancer"
     method: Literal["forest", "cart", "bagging", "boosting"] = "forest"
     criterion: Literal["gini", "entropy"] = "gini"
-    trees: int = 200
-    depth: int = 3
-    lr: float = 0.1
-    folds: int = 10
+    trees: Count = 200
+    depth: Count = 3
+    lr: Positive = 0.1
+    folds: Annotated[int, Interval(ge=2)] = 10
 
 
 def stratified(y_R: torch.Tensor, n_folds: int) -> torch.Tensor:

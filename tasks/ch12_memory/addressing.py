@@ -36,6 +36,7 @@ import torch
 
 from kernels import dnc, ntm
 from kernels.dnc import EPSILON, Interface, State
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 from tasks.models.equations import Matrix, dnc_by_loops, ntm_by_loops, stages, violations
 from tasks.models.ntm import write as ntm_write
@@ -49,11 +50,11 @@ class Config:
     machine: Literal["dnc", "ntm"] = "dnc"
     links: Literal["paper", "book"] = "paper"
     allocation: bool = True
-    slots: int = 256
-    word: int = 64
-    read_heads: int = 4
-    steps: int = 40
-    rounds: int = 2
+    slots: Count = 256
+    word: Count = 64
+    read_heads: Count = 4
+    steps: Count = 40
+    rounds: Count = 2
     impl: str = "torch"
 
 

@@ -39,6 +39,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.space import Choice, Range
 from suite.task import Claim, Target, Task
 from tasks.models.dnc import DNC
@@ -58,17 +59,17 @@ class Config:
     data: str = "babi"
     model: Literal["dnc", "dnc_md", "book_link", "lstm"] = "dnc"
     tasks: str = "all"
-    max_words: int = 800
-    slots: int = 256
-    word: int = 64
-    read_heads: int = 4
-    hidden: int = 256
-    batch_size: int = 16
-    iterations: int = 100_000
-    eval_every: int = 1_000
+    max_words: Count = 800
+    slots: Count = 256
+    word: Count = 64
+    read_heads: Count = 4
+    hidden: Count = 256
+    batch_size: Count = 16
+    iterations: Count = 100_000
+    eval_every: Count = 1_000
     optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    lr: float = 1e-4
-    clip: float = 10.0
+    lr: Positive = 1e-4
+    clip: Positive = 10.0
     impl: str = "torch"
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.dnc import DNC
 from tasks.models.ntm import NTM
@@ -37,17 +38,17 @@ class Config:
     model: Literal["dnc", "ntm", "lstm"] = "dnc"
     links: Literal["paper", "book", "none"] = "paper"
     free_gates: bool = True
-    bits: int = 8
-    max_length: int = 20
-    slots: int = 128
-    word: int = 20
-    hidden: int = 100
-    lstm_hidden: int = 256
-    lstm_layers: int = 3
-    batch_size: int = 16
-    iterations: int = 50_000
-    eval_every: int = 1_000
-    lr: float = 1e-2
+    bits: Count = 8
+    max_length: Count = 20
+    slots: Count = 128
+    word: Count = 20
+    hidden: Count = 100
+    lstm_hidden: Count = 256
+    lstm_layers: Count = 3
+    batch_size: Count = 16
+    iterations: Count = 50_000
+    eval_every: Count = 1_000
+    lr: Positive = 1e-2
     impl: str = "torch"
 
 

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.dnc import DNC
 from tasks.models.equations import violations
@@ -40,17 +41,17 @@ EVALUATED = 128
 class Config:
     links: Literal["paper", "book"] = "paper"
     free_gates: bool = True
-    bits: int = 6
-    max_length: int = 6
-    rounds: int = 4
-    slots: int = 10
-    word: int = 12
-    hidden: int = 64
-    batch_size: int = 16
-    iterations: int = 20_000
-    eval_every: int = 500
-    lr: float = 3e-3
-    clip: float = 1.0
+    bits: Count = 6
+    max_length: Count = 6
+    rounds: Count = 4
+    slots: Count = 10
+    word: Count = 12
+    hidden: Count = 64
+    batch_size: Count = 16
+    iterations: Count = 20_000
+    eval_every: Count = 500
+    lr: Positive = 3e-3
+    clip: Positive = 1.0
     impl: str = "torch"
 
 

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.ntm_variants import VariedNTM
 from tasks.models.sequences import LSTM, replayed, strips, trained, wrong_bits
@@ -37,17 +38,17 @@ EVALUATED = 256
 class Config:
     controller: Literal["lstm", "feed_forward"] = "lstm"
     memory: Literal["constant", "learned", "none"] = "constant"
-    bits: int = 8
-    max_length: int = 20
-    slots: int = 128
-    word: int = 20
-    hidden: int = 100
-    lstm_hidden: int = 256
-    lstm_layers: int = 3
-    batch_size: int = 16
-    iterations: int = 50_000
-    eval_every: int = 1_000
-    lr: float = 3e-3
+    bits: Count = 8
+    max_length: Count = 20
+    slots: Count = 128
+    word: Count = 20
+    hidden: Count = 100
+    lstm_hidden: Count = 256
+    lstm_layers: Count = 3
+    batch_size: Count = 16
+    iterations: Count = 50_000
+    eval_every: Count = 1_000
+    lr: Positive = 3e-3
     impl: str = "torch"
 
 

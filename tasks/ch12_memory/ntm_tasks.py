@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 from tasks.models.ntm_variants import VariedNTM
 from tasks.models.sequences import LSTM, replayed, strips, trained, wrong_bits
@@ -42,15 +43,15 @@ class Config:
     task: Literal["repeat_copy", "recall", "sort"] = "repeat_copy"
     model: Literal["ntm", "lstm"] = "ntm"
     scale: Literal["graves", "tiny", "small"] = "graves"
-    slots: int = 128
-    word: int = 20
-    hidden: int = 100
-    lstm_hidden: int = 256
-    lstm_layers: int = 3
-    batch_size: int = 16
-    iterations: int = 50_000
-    eval_every: int = 1_000
-    lr: float = 3e-3
+    slots: Count = 128
+    word: Count = 20
+    hidden: Count = 100
+    lstm_hidden: Count = 256
+    lstm_layers: Count = 3
+    batch_size: Count = 16
+    iterations: Count = 50_000
+    eval_every: Count = 1_000
+    lr: Positive = 3e-3
     impl: str = "torch"
 
 

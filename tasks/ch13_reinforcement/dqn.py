@@ -36,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.checkpoint import seed_everything
+from suite.fields import Count, Natural, Positive, Share
 from suite.rl import Environments, Replay, discounted, make_env, standing
 from suite.task import Claim, Target, Task
 from tasks.models.rllib import playing, quiet
@@ -50,17 +51,17 @@ class Config:
     engine: Literal["own", "rllib"] = "own"
     network: Literal["mlp", "linear", "dueling"] = "mlp"
     double: bool = False
-    gamma: float = 0.98
-    lr: float = 5e-4
-    buffer: int = 50_000
-    minibatch: int = 64
-    train_every: int = 256
-    updates: int = 64
-    explore: float = 0.16
-    env_steps: int = 50_000
-    eval_every: int = 2_048
-    eval_episodes: int = 100
-    env_runners: int = 0
+    gamma: Share = 0.98
+    lr: Positive = 5e-4
+    buffer: Count = 50_000
+    minibatch: Count = 64
+    train_every: Count = 256
+    updates: Count = 64
+    explore: Share = 0.16
+    env_steps: Count = 50_000
+    eval_every: Count = 2_048
+    eval_episodes: Count = 100
+    env_runners: Natural = 0
 
     def __post_init__(self) -> None:
         if self.env_runners not in (0, 1, 2, 4, 8):

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from suite.checkpoint import seed_everything
+from suite.fields import Count, Natural, Positive, Share
 from suite.fit import batches
 from suite.rl import Environments, evaluate, gae, make_env, standing
 from suite.task import Claim, Target, Task
@@ -46,18 +47,18 @@ class Config:
     env: str = "CartPole-v1"
     engine: Literal["own", "rllib"] = "own"
     clip: bool = True
-    epochs: int = 20
-    gae_lambda: float = 0.8
-    gamma: float = 0.98
-    lr: float = 1e-3
-    clip_range: float = 0.2
-    num_envs: int = 8
-    horizon: int = 32
-    minibatch: int = 256
-    env_steps: int = 100_000
-    eval_every: int = 4_096
-    eval_episodes: int = 100
-    env_runners: int = 0
+    epochs: Count = 20
+    gae_lambda: Share = 0.8
+    gamma: Share = 0.98
+    lr: Positive = 1e-3
+    clip_range: Positive = 0.2
+    num_envs: Count = 8
+    horizon: Count = 32
+    minibatch: Count = 256
+    env_steps: Count = 100_000
+    eval_every: Count = 4_096
+    eval_episodes: Count = 100
+    env_runners: Natural = 0
 
     def __post_init__(self) -> None:
         n = self.env_runners

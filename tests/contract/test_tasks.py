@@ -16,7 +16,7 @@ from unittest import mock
 
 import pytest
 
-from suite import checkpoint, exact, run, space, task
+from suite import checkpoint, exact, fields, run, space, task
 from suite.plan import expand
 from suite.record import Placement
 from suite.store import Store
@@ -173,6 +173,17 @@ def test_a_word_that_variants_change_is_declared_with_all_that_it_may_be(name):
     }
     # What data sets there are is known to suite.data.
     assert changed - {"data"} <= set(task.choices(type(t.config)))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_number_is_declared_with_all_that_it_may_be(name):
+    config = task.find(name).config
+    numbers = {
+        field.name
+        for field in dataclasses.fields(config)
+        if type(getattr(config, field.name)) in (int, float)
+    }
+    assert numbers == set(fields.intervals(type(config)))
 
 
 @pytest.mark.parametrize(("name", "variant"), EACH_VARIANT)

@@ -1,16 +1,20 @@
 import ast
 import dataclasses
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Interval
 
 from suite import task
+from suite.fields import Count, Real, Share
 from suite.task import Claim, Target, Task
 
 
@@ -108,25 +112,83 @@ def test_data_are_those_that_there_are_or_that_the_task_makes():
         t.configure("smoke", overrides={"data": "mnits"})
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    count: Count = 3
+    ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.5
+    shift: Real = 0.0
+    share: Share = 1.0
+
+    def __post_init__(self):
+        if self.count > 100 * self.ratio:
+            raise ValueError("too many")
+
+
+def test_a_field_of_numbers_takes_those_of_its_interval():
+    t = dataclasses.replace(_worded(), config=Bounded())
+
+    def configured(**changes):
+        return t.configure("smoke", overrides=changes)
+
+    assert configured(count="1", ratio="0.01", shift="-1e300", share="0").count == 1
+    for changes, message in (
+        ({"count": "0"}, "field 'count' takes a whole number ≥ 1, got 0"),
+        ({"ratio": "1"}, "field 'ratio' takes a finite number > 0 and < 1, got 1.0"),
+        ({"ratio": math.nan}, "field 'ratio' takes a finite number > 0 and < 1, got nan"),
+        ({"shift": "1e999"}, "field 'shift' takes a finite number, got inf"),
+        ({"share": "-0.1"}, "field 'share' takes a finite number ≥ 0 and ≤ 1, got -0.1"),
+        ({"count": "51"}, "too many"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            configured(**changes)
+    with pytest.raises(ValueError, match="field 'count' takes a whole number ≥ 1, got -1"):
+        dataclasses.replace(t, variants={"plain": {"count": -1}}).configure("smoke")
+
+
+def test_what_fields_may_be_is_said_in_words():
+    assert task.described(Bounded()) == {
+        "count": (3, "a whole number ≥ 1"),
+        "ratio": (0.5, "a finite number > 0 and < 1"),
+        "shift": (0.0, "a finite number"),
+        "share": (1.0, "a finite number ≥ 0 and ≤ 1"),
+    }
+    assert task.described(Worded()) == {
+        "optimizer": ("sgd", "sgd, adam"),
+        "note": ("any text", "str"),
+    }
+
+
 @pytest.mark.parametrize("start", ["from typing import Any", "from typing import NoReturn as Any"])
-def test_which_words_a_field_takes_does_not_count_into_the_version(tmp_path, monkeypatch, start):
+def test_what_a_config_refuses_does_not_count_into_the_version(tmp_path, monkeypatch, start):
     folder = tmp_path / "ch97_hashed"
     folder.mkdir()
     monkeypatch.setattr(task, "source_path", lambda name: folder / f"{name}.py")
-    plain = f"{start}\nclass Config:\n    how: str = 'a'\n    n: Any = 1\n"
+    plain = f"{start}\nclass Config:\n    how: str = 'a'\n    n: Any = 1\n    m: int = 1\n"
     worded = plain.replace("how: str", "how: Literal['a', 'b']").replace(
         "import", "import Literal,"
     )
     alone = plain.replace("how: str", "how: Literal['a']").replace(
         start, f"from typing import Literal\n{start}"
     )
+    named = f"from suite.fields import Count\n{plain.replace('m: int', 'm: Count')}"
+    bounded = plain.replace("m: int", "m: Annotated[int, Interval(ge=2)]").replace(
+        start, f"from typing import Annotated\nfrom annotated_types import Interval\n{start}"
+    )
+    refusing = plain + (
+        "    def __post_init__(self):\n        if self.m > self.n:\n            raise ValueError\n"
+    )
+    setting = plain + (
+        "    def __post_init__(self):\n        if self.m > self.n:\n            self.m = 1\n"
+    )
     other = plain.replace("n: Any", "n: int")
-    for name, text in (("p", plain), ("w", worded), ("a", alone), ("o", other)):
+    same = {"p": plain, "w": worded, "a": alone, "n": named, "b": bounded, "r": refusing}
+    for name, text in {**same, "s": setting, "o": other}.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.setattr(task, "_within_checkout", lambda path: path.parts)
     # A version is remembered by a task's name, and here one name is several files.
     version = task.version.__wrapped__
-    assert version("w") == version("a") == version("p") != version("o")
+    assert len({version(name) for name in same}) == 1
+    assert len({version(name) for name in "pso"}) == 3
 
 
 def test_a_whole_number_is_a_float_where_one_is_wanted():
