@@ -32,7 +32,7 @@ CHAPTERS = {
 
 FOOTNOTES = {
     "†": "measured from an uncommitted tree, or one whose state is unknown; not publishable",
-    "‡": "timed while other runs shared the machine",
+    "‡": "timed on a machine that other work shared",
     "§": "timed on more than one kind of machine",
     "¶": "the seeds read different copies of a data set",
 }

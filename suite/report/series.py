@@ -82,8 +82,8 @@ class Series:
 
     @cached_property
     def contended(self) -> bool:
-        """Whether a run shared its machine with others."""
-        return any(r.placement.contended for r in self.runs)
+        """Whether a run shared its machine with others, of this suite or not."""
+        return any(r.placement.contended or _began_busy(r) for r in self.runs)
 
     @cached_property
     def machines(self) -> tuple[str, ...]:
@@ -106,15 +106,21 @@ class Series:
         copies = {(d.name, d.sha256) for r in self.finished for d in r.data}
         return len(copies) > len({name for name, _ in copies})
 
-    def values(self, metric: str) -> Values:
+    def values(self, metric: str, *, censored: bool = False) -> Values:
         """Seed -> the metric at the end of the run, None where the run came to no value.
 
         ``steps_to_target`` is None where the target was not reached within the run's budget; a
-        run that broke off, or was evaluated but once, says nothing about it and is left out.
+        run that broke off, or was evaluated but once, says nothing about it and is left out. So is
+        a run that came to no value where the metric is ``censored``: there None says that what it
+        times did not happen.
         """
         if metric == STEPS_TO_TARGET:
             return {r.seed: _steps(r) for r in self.runs if was_timed(r)}
-        return {r.seed: value_of(r, metric) for r in self.runs}
+        return {r.seed: value_of(r, metric) for r in (self.finished if censored else self.runs)}
+
+    def values_for(self, claim: Claim) -> Values:
+        """What a claim compares: seed -> value."""
+        return self.values(claim.metric, censored=claim.ordered)
 
     def has(self, metric: str) -> bool:
         """Whether a run came to a value of the metric."""
@@ -294,6 +300,11 @@ def _one_per_seed(records: Iterable[Record]) -> list[Record]:
 
 def _age(record: Record) -> tuple[str, int, str]:
     return record.ended_utc, record.attempt, record.record_id
+
+
+def _began_busy(record: Record) -> bool:
+    """Whether more than one and a half threads a core wanted to compute when a run began."""
+    return any((node.load1_start or 0) > 1.5 * node.cpu_cores for node in record.nodes)
 
 
 def _has_value(record: Record) -> bool:

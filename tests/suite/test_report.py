@@ -247,9 +247,17 @@ def test_contended_times_mixed_machines_and_mixed_data_are_marked():
         make_record(seed=1, data=[data_info(sha256="b" * 64)]),
     ]
     table = files.render(tables.derive(records))["tables/ch99.md"]
-    assert "‡ timed while" in table
+    assert "‡ timed on" in table
     assert "§ timed on" in table
     assert "¶ the seeds" in table
+
+
+@pytest.mark.parametrize(
+    ("load", "marked"), [(None, False), (1.2, False), (6.0, False), (6.1, True)]
+)
+def test_times_of_a_machine_that_was_busy_with_something_else_are_marked(load, marked):
+    records = runs(*GOOD, nodes=[node() | {"cpu_cores": 4, "load1_start": load}])
+    assert ("‡ timed on" in files.render(tables.derive(records))["tables/ch99.md"]) == marked
 
 
 # Claims
@@ -280,6 +288,19 @@ def test_a_claim_about_steps_counts_wins():
     assert row.word == "REPRODUCED"
     assert row.difference.startswith("won 1")
     assert row.right_text == "fixed: (0 of 5 reached)"
+
+
+def test_a_metric_that_is_censored_is_missing_where_nothing_happened():
+    c = [claim(metric="updates", mode="min", censored=True)]
+    happened = runs(*GOOD, variant="dropout", final={"updates": 100.0}, claims=c)
+    (row,) = judged(happened, runs(*GOOD, claims=c))
+    assert (row.word, row.pairs) == ("REPRODUCED", "5 of 5")
+    assert (row.difference[:5], row.right_text) == ("won 1", "fixed: (0 of 5 reached)")
+    assert (row.g, row.p_better) == (None, 1.0)
+    # A run that broke off says nothing about when.
+    broken = [make_record(seed=seed, value=None, status="crashed", claims=c) for seed in (0, 1)]
+    (row,) = judged(happened, broken, runs(*GOOD, claims=c)[2:])
+    assert (row.word, row.pairs) == ("INCONCLUSIVE", "3 of 3")
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
