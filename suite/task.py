@@ -89,8 +89,7 @@ class Claim:
 
     Attributes:
         text: the statement, as a reader would say it.
-        metric: a metric of the run's last row, or ``steps_to_target``, which is censored where
-            the target was not reached.
+        metric: a metric of the run's last row, or ``steps_to_target``.
         left: the variant that is claimed to do better.
         right: the variant it is compared with, paired by seed, or a number.
         mode: ``max`` when the left should be the larger, ``min`` when the smaller.
@@ -98,6 +97,8 @@ class Claim:
         margin: by how much the left should be better, in the metric's unit.
         profiles: where the claim is judged.
         note: why the verdict is what it is, where it needs saying.
+        censored: the metric says when something happened, and is missing in a run in which it did
+            not: later than every number. ``steps_to_target`` always is.
     """
 
     text: str
@@ -109,6 +110,7 @@ class Claim:
     margin: float = 0.0
     profiles: tuple[str, ...] = ("laptop", "paper")
     note: str = ""
+    censored: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
@@ -118,8 +120,8 @@ class Claim:
 
     @property
     def ordered(self) -> bool:
-        """Whether the metric is a possibly censored number of steps."""
-        return self.metric == "steps_to_target"
+        """Whether the metric may be missing as what it times did not happen."""
+        return self.censored or self.metric == "steps_to_target"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +258,8 @@ class Task:
         """
         target = self.target(profile, variant)
         for claim in self.claims:
-            if target is None and claim.ordered and profile in claim.profiles:
+            timed = claim.metric == "steps_to_target" and profile in claim.profiles
+            if target is None and timed:
                 sides = {claim.left: claim.right, claim.right: claim.left}
                 other = sides.get(variant)
                 target = self.target(profile, other) if isinstance(other, str) else None

@@ -358,7 +358,7 @@ class ClaimRow:
     def _found(self) -> tuple[list[float | None], list[float | None]]:
         """The values of both sides; empty for a number, or where no run came to a value."""
         both = [
-            [*side.values(self.claim.metric).values()] if isinstance(side, Series) else []
+            [*side.values_for(self.claim).values()] if isinstance(side, Series) else []
             for side in (self.left, self.right)
         ]
         left, right = (
@@ -369,7 +369,7 @@ class ClaimRow:
     def _measured(self, side: Series | float | None) -> str:
         if not isinstance(side, Series):
             return NONE
-        values = side.values(self.claim.metric)
+        values = side.values_for(self.claim)
         return reached(values) if self.claim.ordered else interval(mean(values))
 
 

@@ -136,8 +136,8 @@ def _claim_row(g: Group, claim: Claim, sides: dict[str, Series]) -> ClaimRow:
     right = sides.get(claim.right) if isinstance(claim.right, str) else float(claim.right)
     if left is None or right is None:
         return ClaimRow(g, claim, left, right, None, note=claim.note)
-    other = right.values(claim.metric) if isinstance(right, Series) else right
-    judged = judge_claim(left.values(claim.metric), other, claim)
+    other = right.values_for(claim) if isinstance(right, Series) else right
+    judged = judge_claim(left.values_for(claim), other, claim)
     return ClaimRow(g, claim, left, right, judged, note=claim.note)
 
 
