@@ -41,7 +41,7 @@ from suite.task import Claim, Target, Task
 class Config:
     data: Literal["random matrix with a planted spectrum"] = "random matrix with a planted spectrum"
     method: Literal["qr", "power", "eigh", "eig"] = "qr"
-    size: Count = 4096
+    size: Annotated[int, Interval(ge=2)] = 4096
     dtype: Literal["float32", "float64"] = "float32"
     ratio: Annotated[float, Interval(gt=0, lt=1)] = 0.9
     tolerance: Positive = 1e-3

@@ -25,10 +25,11 @@ Shapes: B batch, D pixels, K classes.
 import math
 import statistics
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 
 from suite.fields import Count, Positive
@@ -52,7 +53,7 @@ class Config:
     data: str = "mnist"
     activation: Literal["relu", "tanh", "sigmoid", "scaled_sigmoid"] = "relu"
     depth: Count = 6
-    hidden: Count = 256
+    hidden: Annotated[int, Interval(ge=2)] = 256
     lr: Positive = 1e-3
     batch_size: Count = 64
     epochs: Count = 20

@@ -29,9 +29,10 @@ Shapes: B batch, C channels, D features, K classes, H and W height and width.
 import itertools
 import statistics
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
@@ -52,7 +53,7 @@ class Config:
     hidden_1: Count = 384
     hidden_2: Count = 192
     crop: Natural = 24
-    batch_size: Count = 128
+    batch_size: Annotated[int, Interval(ge=2)] = 128
     epochs: Count = 1000
 
 

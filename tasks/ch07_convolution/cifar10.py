@@ -33,9 +33,10 @@ Shapes: B batch, N images, C channels, K classes, H and W height and width.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,16 +56,16 @@ BIAS_RATE, HEAD_RATE, WHITEN_SHARE, SHIFT = 106.0, 1340.0, 3 / 8, 2
 @dataclass(frozen=True)
 class Config:
     data: str = "cifar10"
-    images: Count = 50_000
+    images: Annotated[int, Interval(ge=2)] = 50_000
     recipe: Literal["book", "speedrun", "resnet18"] = "book"
-    width: Positive = 1.0
+    width: Annotated[float, Interval(ge=0.1)] = 1.0
     lr: Positive = 0.01
     weight_decay: NonNegative = 0.0
     label_smoothing: Share = 0.0
     flip: bool = True
-    batch_size: Count = 128
+    batch_size: Annotated[int, Interval(ge=2)] = 128
     epochs: Count = 60
-    most_in_batch: Count = 2000
+    most_in_batch: Annotated[int, Interval(ge=2)] = 2000
     most_epochs: Count = 200
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True

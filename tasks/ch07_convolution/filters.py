@@ -24,10 +24,11 @@ Shapes: B images, H and W pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch.nn import functional as F
 
 from suite.fields import Count, NonNegative
@@ -48,7 +49,7 @@ class Config:
     )
     filter: Literal["vertical", "horizontal", "diagonal", "mean"] = "vertical"
     images: Count = 200
-    side: Count = 200
+    side: Annotated[int, Interval(ge=8)] = 200
     bars: Count = 6
     noise: NonNegative = 0.3
     filters: Count = 64

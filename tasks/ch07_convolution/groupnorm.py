@@ -62,6 +62,10 @@ class Config:
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
 
+    def __post_init__(self) -> None:
+        if self.depth < 8 or self.depth % 6 != 2:
+            raise ValueError(f"depth={self.depth}: a residual net has 6 n + 2 layers, such as 20")
+
 
 def factor(step: int, total: int) -> float:
     """What the rate is multiplied by: a cosine from 1 to 0."""

@@ -62,7 +62,7 @@ class Config:
     schedule: Literal["constant", "steps", "cycle"] = "constant"
     smoothing: BelowOne = 0.0
     distortion: NonNegative = 0.0
-    batch_size: Count = 64
+    batch_size: Annotated[int, Interval(ge=2)] = 64
     epochs: Count = 40
     share: Annotated[float, Interval(gt=0, le=1)] = 1.0
     level: Share = 0.993

@@ -56,6 +56,10 @@ class Config:
     batch_size: Count = 64
     epochs: Count = 10
 
+    def __post_init__(self) -> None:
+        if self.length < 2 * (self.motif if self.domain == "series" else len(WORDS[0])):
+            raise ValueError(f"length={self.length}: half of it has to have room for a motif")
+
 
 def motifs(y_B: torch.Tensor, cfg: Config) -> torch.Tensor:
     """The motif of each class at a random phase, sign and amplitude, in a window: wave_BT."""

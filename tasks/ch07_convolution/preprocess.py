@@ -49,6 +49,10 @@ class Config:
     batch_size: Count = 128
     epochs: Count = 20
 
+    def __post_init__(self) -> None:
+        if self.depth < 8 or self.depth % 6 != 2:
+            raise ValueError(f"depth={self.depth}: a residual net has 6 n + 2 layers, such as 20")
+
 
 def spoilt(x_BCHW: torch.Tensor, reach: int) -> dict[str, torch.Tensor]:
     """Bytes to floats from 0 to 255: as they are, and spoilt in three ways."""

@@ -64,6 +64,10 @@ class Config:
     compile: bool = True
     impl: str = "torch"
 
+    def __post_init__(self) -> None:
+        if self.depth != 34 and (self.depth < 8 or self.depth % 6 != 2):
+            raise ValueError(f"depth={self.depth}: 34, or 6 n + 2 layers such as 20")
+
 
 def factor(step: int, total: int) -> float:
     """What the rate is multiplied by: 1, then 0.1 after a half, 0.01 after three quarters."""

@@ -31,10 +31,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
@@ -67,7 +68,7 @@ class Config:
     data: str = "photographs"
     content: str = "china.jpg"
     style: str = "flower.jpg"
-    height: Count = 384
+    height: Annotated[int, Interval(ge=32)] = 384
     features: Literal["vgg19", "random"] = "vgg19"
     optimizer: Literal["adam", "lbfgs"] = "adam"
     lr: Positive = 10 / 255

@@ -20,10 +20,11 @@ Shapes: B batch, C channels, D features, K classes, H and W height and width.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
@@ -53,14 +54,21 @@ class Config:
     method: Literal["tsne", "pca"] = "tsne"
     of: Literal["hidden", "pixels"] = "hidden"
     filters: Count = 64
-    hidden: Count = 64
+    hidden: Annotated[int, Interval(ge=2)] = 64
     lr: Positive = 1e-3
     batch_size: Count = 128
-    epochs: Count = 15
+    epochs: Annotated[int, Interval(ge=3)] = 15
     points: Count = 2000
     neighbours: Count = 10
     perplexity: Positive = 30.0
-    iterations: Count = 1000
+    iterations: Annotated[int, Interval(ge=250)] = 1000
+
+    def __post_init__(self) -> None:
+        if self.points <= max(self.perplexity, self.neighbours):
+            raise ValueError(
+                f"points={self.points}: there have to be more than perplexity={self.perplexity:g} "
+                f"and neighbours={self.neighbours}"
+            )
 
 
 def network(n_channels: int, size: int, cfg: Config) -> nn.Sequential:

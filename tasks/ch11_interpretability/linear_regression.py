@@ -25,10 +25,11 @@ Shapes: S splits, R rows, D features, E = D + 1.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
 from suite.fields import Count, NonNegative
 from suite.task import Claim, Target, Task
@@ -39,7 +40,7 @@ class Config:
     data: str = "california_housing"
     method: Literal["qr", "normal", "gd", "ridge"] = "qr"
     dtype: Literal["float64", "float32"] = "float64"
-    splits: Count = 10
+    splits: Annotated[int, Interval(ge=2)] = 10
     penalty: NonNegative = 30.0
     steps: Count = 5000
     rows: Count = 20

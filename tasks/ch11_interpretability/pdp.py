@@ -48,7 +48,7 @@ UNITS = {"temp": "temperature / °C", "hum": "humidity / %", "windspeed": "wind 
 class Config:
     data: str = "bike_sharing"
     model: Literal["forest", "tree", "net"] = "forest"
-    rows: Count = 1000
+    rows: Annotated[int, Interval(ge=10)] = 1000
     noise: NonNegative = 1.0
     trees: Count = 200
     hidden: Count = 64
@@ -56,7 +56,7 @@ class Config:
     lr: Positive = 0.01
     decay: NonNegative = 0.01
     grid: Annotated[int, Interval(ge=2)] = 40
-    background: Count = 600
+    background: Annotated[int, Interval(ge=2)] = 600
 
 
 def ice(model: Model, x_BD: torch.Tensor, columns: list[int], v_VS: torch.Tensor) -> torch.Tensor:

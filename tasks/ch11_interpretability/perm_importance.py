@@ -23,10 +23,11 @@ Shapes: R rows, D features, P repeats, G groups of features.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 
 from suite.fields import Count, Natural, NonNegative
 from suite.task import Claim, Target, Task
@@ -45,12 +46,16 @@ class Config:
     method: Literal["permutation", "impurity", "grouped"] = "permutation"
     on: Literal["test", "training"] = "test"
     copies: Natural = 0
-    rows: Count = 2000
+    rows: Annotated[int, Interval(ge=10)] = 2000
     noise: NonNegative = 3.0
     copy_noise: NonNegative = 0.02
     trees: Count = 200
     features: Count = 4
     repeats: Count = 50
+
+    def __post_init__(self) -> None:
+        if self.method == "grouped" and not self.copies:
+            raise ValueError("copies=0: `grouped` permutes a feature together with its copy")
 
 
 def table(n: int, cfg: Config) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -73,7 +73,7 @@ class Config:
     sparsity: Share = 0.3
     coherence: NonNegative = 0.5
     share: Annotated[float, Interval(gt=0, le=1)] = 0.07
-    draws: Count = 2
+    draws: Annotated[int, Interval(ge=2)] = 2
     embedding: Count = 32
     hidden: Count = 32
     width: Count = 3

@@ -27,10 +27,11 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.nn import functional as F
 
@@ -55,7 +56,7 @@ class Config:
     trees: Count = 20
     depth: Count = 5
     pairs: Count = 2
-    rows: Count = 60
+    rows: Annotated[int, Interval(ge=2)] = 60
 
 
 class Net(nn.Module):

@@ -30,9 +30,10 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 
 from kernels import dnc, ntm
 from kernels.dnc import EPSILON, Interface, State
@@ -50,7 +51,7 @@ class Config:
     machine: Literal["dnc", "ntm"] = "dnc"
     links: Literal["paper", "book"] = "paper"
     allocation: bool = True
-    slots: Count = 256
+    slots: Annotated[int, Interval(ge=2)] = 256
     word: Count = 64
     read_heads: Count = 4
     steps: Count = 40

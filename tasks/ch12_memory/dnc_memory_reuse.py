@@ -23,9 +23,10 @@ Shapes: B batch, T time, X input, Y bits of a vector, L vectors of a round, N sl
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch.nn import functional as F
 
 from suite.fields import Count, Positive
@@ -43,7 +44,7 @@ class Config:
     free_gates: bool = True
     bits: Count = 6
     max_length: Count = 6
-    rounds: Count = 4
+    rounds: Annotated[int, Interval(ge=2)] = 4
     slots: Count = 10
     word: Count = 12
     hidden: Count = 64

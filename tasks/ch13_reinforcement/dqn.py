@@ -30,9 +30,10 @@ Shapes: T steps of an episode, N environments, B a minibatch, D an observation, 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor, nn
 
 from suite.checkpoint import seed_everything
@@ -53,7 +54,7 @@ class Config:
     double: bool = False
     gamma: Share = 0.98
     lr: Positive = 5e-4
-    buffer: Count = 50_000
+    buffer: Annotated[int, Interval(ge=NUM_ENVS)] = 50_000
     minibatch: Count = 64
     train_every: Count = 256
     updates: Count = 64

@@ -145,7 +145,7 @@ def test_the_power_iteration_starts_far_from_the_target_and_is_short_of_it_half_
     assert curve[len(curve) // 2] > 1e-6 > curve[-1]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize("variant", ["qr", "eigh", "eig"])
 def test_the_smallest_matrices(variant, n):
     final = smoke(variant, size=n).final
