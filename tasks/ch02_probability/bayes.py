@@ -28,7 +28,7 @@ import functools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -38,11 +38,12 @@ from suite.fields import Count, Share
 from suite.task import Claim, Target, Task
 
 SMOOTHING = 1e-9
+PEOPLE: Final = "people with a disease and their tests"
 
 
 @dataclass(frozen=True)
 class Config:
-    data: str = "people with a disease and their tests"
+    data: Literal["people with a disease and their tests", "wine", "iris"] = PEOPLE
     method: Literal["closed", "sequential", "counting", "naive"] = "closed"
     prior: Annotated[float, Interval(gt=0, lt=1)] = 0.01
     sensitivity: Share = 0.9
@@ -52,6 +53,15 @@ class Config:
     people: Count = 1_000_000
     splits: Count = 100
     rows: Count = 8
+
+    def __post_init__(self) -> None:
+        if (self.method == "naive") == (self.data == PEOPLE):
+            raise ValueError(
+                f"method {self.method!r} does not go with data {self.data!r}: `naive` classifies "
+                f"wine or iris, the others are about {PEOPLE}"
+            )
+        if self.method == "counting" and self.people < self.rows:
+            raise ValueError(f"people={self.people} are fewer than rows={self.rows}")
 
 
 def exact_posterior(cfg: Config, positives: int, tests: int) -> Fraction:
@@ -112,11 +122,10 @@ def log_joint(x_ND: torch.Tensor, parameters: tuple[torch.Tensor, ...]) -> torch
     return prior_K.log() - z_NKD.sum(2) / 2
 
 
-def classified(x: torch.Tensor, y: torch.Tensor, order: torch.Tensor, n: int) -> dict[str, float]:
-    """Test accuracy of naive Bayes trained on the first n rows of the order's first half."""
-    half, k = len(y) // 2, int(y.max()) + 1
-    train, test = order[:n], order[half:]
-    parameters = fitted(x[train], y[train], k)
+def classified(
+    x: torch.Tensor, y: torch.Tensor, test: torch.Tensor, parameters: tuple[torch.Tensor, ...]
+) -> dict[str, float]:
+    """Accuracy of naive Bayes, and of the most frequent class, on the rows ``test``."""
     right = log_joint(x[test], parameters).argmax(1) == y[test]
     usual = parameters[0].argmax() == y[test]
     return {
@@ -140,14 +149,15 @@ def draw_posteriors(cfg: Config) -> Any:
     left.set(xlabel="share of people who are ill", ylabel="P(ill | result)")
     left.set_title(f"sensitivity {cfg.sensitivity:g}, specificity {cfg.specificity:g}", size=10)
     tests = range(cfg.tests + 1)
-    for rate, colour, marker in (
-        (1.0, "#D55E00", "o"),
-        (0.5, "#CC79A7", "s"),
-        (0.0, "#0072B2", "v"),
+    for of_two, name, colour, marker in (
+        (2, "all positive", "#D55E00", "o"),
+        (1, "half positive", "#CC79A7", "s"),
+        (0, "all negative", "#0072B2", "v"),
     ):
-        path = [float(exact_posterior(cfg, round(rate * t), t)) for t in tests]
-        name = {1.0: "all positive", 0.5: "half positive", 0.0: "all negative"}[rate]
-        right.plot(tests, path, marker + "-", color=colour, ms=4, label=name)
+        # Of an odd number no half can be positive.
+        shown = [t for t in tests if of_two * t % 2 == 0]
+        path = [float(exact_posterior(cfg, of_two * t // 2, t)) for t in shown]
+        right.plot(shown, path, marker + "-", color=colour, ms=4, label=name)
     right.set(xlabel="tests taken", ylabel="P(ill | results)", title=f"prior {cfg.prior:g}")
     right.title.set_size(10)
     for axes in (left, right):
@@ -224,10 +234,11 @@ def run(cfg: Config, ctx: Any) -> Any:
         x, y = (torch.cat(t) for t in zip(source.train, source.test, strict=True))
         x = x.double()
         orders = torch.stack([torch.randperm(len(y)) for _ in range(cfg.splits)]).to(ctx.device)
+        half, k = len(y) // 2, int(y.max()) + 1
     start = ctx.keep(posterior=posterior_O, counts=counts_R2)
 
-    def naive_scores(n: int) -> dict[str, float]:
-        rows = [classified(x, y, order, n) for order in orders]
+    def naive_scores(n: int, models: list[tuple[torch.Tensor, ...]]) -> dict[str, float]:
+        rows = [classified(x, y, o[half:], m) for o, m in zip(orders, models, strict=True)]
         return {"step": n} | {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
 
     yield
@@ -236,7 +247,9 @@ def run(cfg: Config, ctx: Any) -> Any:
         ctx.figure("posteriors", lambda: draw_posteriors(cfg))
         return
     for row in range(start, cfg.rows):
-        yield functools.partial(naive_scores, (row + 1) * (len(y) // 2) // cfg.rows)
+        n = (row + 1) * half // cfg.rows
+        models = [fitted(x[order[:n]], y[order[:n]], k) for order in orders]
+        yield functools.partial(naive_scores, n, models)
     ctx.figure("classes", lambda: draw_classes(x.cpu(), y.cpu(), source))
 
 

@@ -10,15 +10,17 @@ for the fits, minima that are found otherwise.
 
 - `analytic`: `pairs` pairs of random distributions over `outcomes` outcomes, from nearly uniform to
   nearly certain. `identity_error` is the largest gap between H(p, q) and H(p) + KL, each from its
-  own formula; `least_kl` the smallest divergence.
+  own formula; `least_kl` the smallest divergence, of those pairs and of as many whose q is a p with
+  its logits moved by a thousandth.
 - `sampled`: the mean of log2(p / q) over draws from p = (1/2, 1/4, 1/8, 1/8), q even; the
   divergence is 2 - 1.75 = 0.25 bits. `kl_error` is the root-mean-square error in bits over
   `replicates` estimates, sqrt(0.6875 / draws) in theory.
 - `huffman`: a Huffman code for every p. Its mean length is at least H(p) and below H(p) + 1:
   `bound_broken` is the share of codes where it is not, `fixed_broken` that of codes with equally
   long words; `mean_redundancy` is the mean length beyond H(p), and `saving` by how much that of
-  equally long words is larger. `mismatch_error` is the largest gap in: a code of ideal lengths
-  -log2 q costs H(p) + KL(p || q) bits where p holds.
+  equally long words is larger. Shannon's code for q has words of ceil(-log2 q) bits; where p holds,
+  its mean length is at least H(p) + KL(p || q) and less than one bit more: `mismatch_broken` is the
+  share of pairs where it is not, `other_broken` the same with KL(q || p).
 - `forward` and `reverse` fit one Gaussian q to the two bumps of p = (N(-3, 1) + N(3, 1)) / 2 by
   Adam on KL(p || q) and KL(q || p), starting as wide as a bump and near one. The forward fit must
   cover all of p: its minimum has p's mean and variance, 0 and 10. The reverse fit must avoid where
@@ -62,6 +64,12 @@ class Config:
     steps: Count = 800
     start: Real = 3.0
     start_log2_sd: Real = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.draws) < self.rows:
+            raise ValueError(
+                f"steps={self.steps} and draws={self.draws}: both take at least rows={self.rows}"
+            )
 
 
 def distributions(n: int, outcomes: int) -> torch.Tensor:
@@ -112,10 +120,11 @@ def log_gaussian(x_X: torch.Tensor, fit_2: torch.Tensor) -> torch.Tensor:
 
 def fit_divergence(method: str, fit_2: torch.Tensor) -> torch.Tensor:
     """KL(p || q) for ``forward``, KL(q || p) for ``reverse``, in nats, by the trapezoid rule."""
-    log_p_X, log_q_X = log_bumps(GRID), log_gaussian(GRID, fit_2)
+    x_X = GRID.to(fit_2.device)
+    log_p_X, log_q_X = log_bumps(x_X), log_gaussian(x_X, fit_2)
     if method == "reverse":
         log_p_X, log_q_X = log_q_X, log_p_X
-    return torch.trapezoid(log_p_X.exp() * (log_p_X - log_q_X), GRID)
+    return torch.trapezoid(log_p_X.exp() * (log_p_X - log_q_X), x_X)
 
 
 @functools.cache
@@ -135,13 +144,18 @@ def minima(method: str) -> tuple[tuple[float, float], ...]:
     return tuple((float(x[0]), float(x[1])) for x in found)
 
 
+def nearby(p_PO: torch.Tensor) -> torch.Tensor:
+    """Distributions so close to p_PO that a formula a little too low gives a negative KL."""
+    return (p_PO.log() + 1e-3 * torch.linspace(-1, 1, p_PO.shape[1]).to(p_PO)).softmax(1)
+
+
 def analytic_scores(p_PO: torch.Tensor, q_PO: torch.Tensor) -> dict[str, float]:
     kl_P = divergence(p_PO, q_PO)
     gap_P = cross_entropy(p_PO, q_PO) - entropy(p_PO) - kl_P
     return {
         "step": len(p_PO),
         "identity_error": float(gap_P.abs().max()),
-        "least_kl": float(kl_P.min()),
+        "least_kl": float(torch.minimum(kl_P, divergence(p_PO, nearby(p_PO))).min()),
         "self_kl": float(divergence(p_PO, p_PO).abs().max()),
     }
 
@@ -155,14 +169,15 @@ def huffman_scores(p_PO: torch.Tensor, q_PO: torch.Tensor, lengths_PO: Any) -> d
     H_P = entropy(p_PO)
     excess_P = (p_PO * lengths_PO).sum(1) - H_P
     fixed_P = math.ceil(math.log2(p_PO.shape[1])) - H_P
-    ideal_P = (p_PO * -q_PO.log2()).sum(1)
+    shannon_P = (p_PO * (-q_PO.log2()).ceil()).sum(1)
     return {
         "step": len(p_PO),
         "bound_broken": outside(excess_P),
         "fixed_broken": outside(fixed_P),
         "mean_redundancy": float(excess_P.mean()),
         "saving": float((fixed_P - excess_P).mean()),
-        "mismatch_error": float((ideal_P - H_P - divergence(p_PO, q_PO)).abs().max()),
+        "mismatch_broken": outside(shannon_P - H_P - divergence(p_PO, q_PO)),
+        "other_broken": outside(shannon_P - H_P - divergence(q_PO, p_PO)),
     }
 
 
@@ -278,7 +293,7 @@ def run(cfg: Config, ctx: Any) -> Any:
     p_PO, q_PO = (distributions(cfg.pairs, cfg.outcomes).to(ctx.device) for _ in range(2))
     fit_2 = torch.tensor([cfg.start, cfg.start_log2_sd], dtype=torch.float64)
     fit_2[0] += 0.5 * torch.randn(())
-    fit_2.requires_grad_()
+    fit_2 = fit_2.to(ctx.device).requires_grad_()
     optimizer = torch.optim.Adam([fit_2], lr=cfg.lr)
     total_R = torch.zeros(cfg.replicates, dtype=torch.float64, device=ctx.device)
     history: list[list[float]] = []
@@ -367,12 +382,12 @@ TASK = Task(
             source="the section's reading of entropy as the length of the best code",
         ),
         Claim(
-            "coding with the wrong distribution costs the KL divergence",
-            metric="mismatch_error",
+            "coding with the wrong distribution costs the KL divergence, but for less than a bit",
+            metric="mismatch_broken",
             left="huffman",
-            right=1e-10,
+            right=0.0,
             mode="min",
-            source="the section's reading of cross entropy; ideal lengths, 1e-10 is our contract",
+            source="the section's reading of cross entropy; whole bits cost up to one more",
         ),
         Claim(
             "the forward fit of two bumps is at least twice as wide as the reverse fit",

@@ -6,7 +6,9 @@ outcomes. Two fair dice X and Y with `sides` sides pay f = X Y.
 
 - `exact` sums over the table; `identity_error` is the largest gap in E f = E E[f | X],
   Var f = E Var[f | X] + Var E[f | X] and P(A and B) = P(A | B) P(B), with A "X + Y is above all
-  values of one die" and B "X is even".
+  values of one die" and B "X is even": for the dice, and for two cards of as many, the second drawn
+  without the first, so that X says something about Y. `dependence` is what those cards pay less on
+  average than the product of their expectations, (s + 1) / 12.
 - `mc` averages f over rolls.
 - `antithetic` averages f over a roll and its opposite, s + 1 minus each die. As f grows with both
   dice, one is high where the other is low, and Var = Var f + Cov(f, f') a roll, below Var f.
@@ -47,12 +49,21 @@ class Config:
     first: Count = 16
     doublings: Natural = 16
 
+    def __post_init__(self) -> None:
+        if self.method == "antithetic" and self.first % 2:
+            raise ValueError(f"first={self.first}: antithetic rolls come in pairs")
+
 
 def table(sides: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All outcomes of two dice, x_SS and y_SS, and their probabilities p_SS."""
     value_S = torch.arange(1, sides + 1, dtype=torch.float64)
     x_SS, y_SS = torch.meshgrid(value_S, value_S, indexing="ij")
     return x_SS, y_SS, torch.full_like(x_SS, 1 / sides**2)
+
+
+def cards(sides: int) -> torch.Tensor:
+    """Probabilities p_SS of two cards from 1 to ``sides``, drawn without putting the first back."""
+    return (1 - torch.eye(sides, dtype=torch.float64)) / (sides * (sides - 1))
 
 
 def moments(p: torch.Tensor, f: torch.Tensor) -> tuple[float, float]:
@@ -66,16 +77,16 @@ def event(x: torch.Tensor, y: torch.Tensor, sides: int) -> tuple[torch.Tensor, t
     return x + y > sides, x % 2 == 0
 
 
-def conditional(sides: int) -> float:
+def conditional(p_SS: torch.Tensor) -> float:
     """P(A | B) = P(A and B) / P(B)."""
-    x_SS, y_SS, p_SS = table(sides)
-    a, b = event(x_SS, y_SS, sides)
+    x_SS, y_SS, _ = table(len(p_SS))
+    a, b = event(x_SS, y_SS, len(p_SS))
     return float(p_SS[a & b].sum() / p_SS[b].sum())
 
 
-def identity_error(sides: int) -> float:
+def identity_error(p_SS: torch.Tensor) -> float:
     """Largest gap in the laws of total expectation, total variance and in the product rule."""
-    x_SS, y_SS, p_SS = table(sides)
+    x_SS, y_SS, _ = table(len(p_SS))
     f_SS, p_S = x_SS * y_SS, p_SS.sum(1)
     mean, variance = moments(p_SS, f_SS)
     given_SS = p_SS / p_S[:, None]
@@ -83,8 +94,11 @@ def identity_error(sides: int) -> float:
     variance_S = (given_SS * (f_SS - mean_S[:, None]) ** 2).sum(1)
     total_mean, between = moments(p_S, mean_S)
     within = float((p_S * variance_S).sum())
-    a, b = event(x_SS, y_SS, sides)
-    product = conditional(sides) * float(p_SS[b].sum()) - float(p_SS[a & b].sum())
+    # Y given X from the table of both, X from its own: the two ways have to agree.
+    a, b = event(x_SS, y_SS, len(p_SS))
+    b_S = b[:, 0].double()
+    a_given_S = (given_SS * a).sum(1)
+    product = float((p_S * b_S * a_given_S).sum()) - conditional(p_SS) * float((p_S * b_S).sum())
     return max(abs(total_mean - mean), abs(within + between - variance), abs(product))
 
 
@@ -130,7 +144,18 @@ def scores(cfg: Config, n: int, total_R: Any, counts_R2: Any, history: Any) -> d
         "excess": rmse / math.sqrt(variance / last),
         "slope_error": abs(slope + 0.5),
         "variance_per_roll": n * rmse**2 / variance,
-        "conditional_rmse": float(((share_R - conditional(cfg.sides)) ** 2).mean().sqrt()),
+        "conditional_rmse": float(((share_R - conditional(p_SS)) ** 2).mean().sqrt()),
+    }
+
+
+def exact_scores(sides: int) -> dict[str, float]:
+    x_SS, y_SS, p_SS = table(sides)
+    without_SS = cards(sides)
+    mean, _ = moments(without_SS, x_SS * y_SS)
+    return {
+        "step": sides**2,
+        "identity_error": max(identity_error(p_SS), identity_error(without_SS)),
+        "dependence": moments(p_SS, x_SS * y_SS)[0] - mean,
     }
 
 
@@ -169,7 +194,7 @@ def run(cfg: Config, ctx: Any) -> Any:
     yield
     if cfg.method == "exact":
         if not start:
-            yield {"step": cfg.sides**2, "identity_error": identity_error(cfg.sides)}
+            yield exact_scores(cfg.sides)
     else:
         for k in range(start, cfg.doublings + 1):
             done, n = (cfg.first * 2 ** (k - 1) if k else 0), cfg.first * 2**k
@@ -184,10 +209,11 @@ def run(cfg: Config, ctx: Any) -> Any:
 
 MC = Target(
     "excess",
-    1.15,
-    "min",
+    1.0,
+    "near",
     "theory: 1, give or take 3.5 % with 400 replicates, and 1.41 after half of the rolls; 20 "
     "seeds from 1000: at most 1.065, half-way at least 1.33",
+    tolerance=0.15,
 )
 
 TASK = Task(
@@ -228,19 +254,21 @@ TASK = Task(
             source="theory: Var of a mean is Var / n; within 0.05 is this project's contract",
         ),
         Claim(
-            "opposite rolls in pairs have less variance than as many independent ones",
+            "opposite rolls in pairs have less than half of the variance of independent ones",
             metric="variance_per_roll",
             left="antithetic",
             right="mc",
             mode="min",
+            margin=0.5,
             source="theory: 0.21 of the variance, as f grows with both dice",
         ),
         Claim(
-            "a control variate has less variance than the plain average",
+            "a control variate has less than half of the variance of the plain average",
             metric="variance_per_roll",
             left="control",
             right="mc",
             mode="min",
+            margin=0.5,
             source="theory: 0.11 of the variance, 1 - corr(f, X + Y)^2",
         ),
     ),

@@ -82,5 +82,6 @@ def test_train_and_test_rows_are_apart():
     y = (torch.arange(20) >= 10).long()
     order = torch.arange(20)
     # Half the data has one class only, so the other half is always taken for it.
-    row = bayes.classified(x, y, order, 10)
+    parameters = bayes.fitted(x[order[:10]], y[order[:10]], 2)
+    row = bayes.classified(x, y, order[10:], parameters)
     assert row == {"test_accuracy": 0.0, "prior_accuracy": 0.0}

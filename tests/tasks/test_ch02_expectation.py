@@ -25,12 +25,24 @@ def test_the_table_of_two_dice():
     rolls = list(itertools.product(range(1, 7), repeat=2))
     even = [r for r in rolls if r[0] % 2 == 0]
     share = Fraction(sum(a + b > 6 for a, b in even), len(even))
-    assert expectation.conditional(6) == pytest.approx(float(share))
+    assert expectation.conditional(expectation.table(6)[2]) == pytest.approx(float(share))
 
 
 @pytest.mark.parametrize("sides", [2, 6, 20])
 def test_the_identities_hold(sides):
-    assert expectation.identity_error(sides) < 1e-10
+    assert expectation.identity_error(expectation.table(sides)[2]) < 1e-10
+    assert expectation.identity_error(expectation.cards(sides)) < 1e-10
+
+
+def test_cards_that_are_not_put_back_depend_on_each_other():
+    pairs = list(itertools.permutations(range(1, 7), 2))
+    x, y, _ = expectation.table(6)
+    mean, _ = expectation.moments(expectation.cards(6), x * y)
+    assert mean == pytest.approx(sum(a * b for a, b in pairs) / len(pairs))
+    assert expectation.exact_scores(6)["dependence"] == pytest.approx(7 / 12)
+    even = [p for p in pairs if p[0] % 2 == 0]
+    share = Fraction(sum(a + b > 6 for a, b in even), len(even))
+    assert expectation.conditional(expectation.cards(6)) == pytest.approx(float(share))
 
 
 def test_variances_of_the_estimators_against_their_closed_forms():
@@ -53,7 +65,7 @@ def test_estimates_are_unbiased_with_the_variance_of_theory(method):
     assert mean_R.mean().item() == pytest.approx(12.25, abs=5 * (variance / 64 / 4000) ** 0.5)
     assert mean_R.var().item() * 64 == pytest.approx(variance, rel=0.15)
     share = counts_R2[:, 0].sum() / counts_R2[:, 1].sum()
-    assert share.item() == pytest.approx(expectation.conditional(6), abs=0.01)
+    assert share.item() == pytest.approx(expectation.conditional(expectation.table(6)[2]), abs=0.01)
 
 
 def test_antithetic_rolls_average_to_the_same_sum():
