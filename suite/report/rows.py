@@ -166,7 +166,13 @@ class Row:
 
     @property
     def steps(self) -> str:
-        """Steps to target: the median over the seeds that reached it, and how many did."""
+        """Steps to target: the median over the seeds that reached it, and how many did.
+
+        Two evaluations in a row have to meet it; where none did so before the last one, it says so.
+        """
+        late = self.verdict.met if self.verdict else 0
+        if late and self.crossings and not self.series.median(self.crossings.values()):
+            return f"(at the last evaluation, {late} of {len(self.crossings)})"
         return reached(self.crossings)
 
     @property

@@ -42,8 +42,10 @@ class Series:
 
     @property
     def computed_by(self) -> str:
-        """The implementation and the device."""
-        return f"{self.any.impl}, {self.device}"
+        """The implementation and the device; Triton's interpreter is not what its kernels are."""
+        by_hand = self.any.env.triton and self.any.env.triton["interpret"]
+        how = " interpreted" if self.any.impl == "triton" and by_hand else ""
+        return f"{self.any.impl}{how}, {self.device}"
 
     @property
     def overrides(self) -> str:

@@ -167,6 +167,13 @@ def test_implementations_devices_and_overrides_are_series_of_their_own():
     ]
 
 
+def test_kernels_under_the_interpreter_are_called_so():
+    env = make_record().env.model_copy(update={"triton": {"version": "3.7.1", "interpret": True}})
+    records = [make_record(impl=impl, env=env) for impl in ("torch", "triton")]
+    found = [r.series.computed_by for r in tables.derive(records).rows]
+    assert found == ["torch, cpu", "triton interpreted, cpu"]
+
+
 def test_the_default_variant_comes_first():
     records = [make_record(variant=v, extra={"default_variant": "m"}) for v in "zam"]
     assert [r.series.label for r in tables.derive(records).rows] == ["m", "a", "z"]
@@ -177,6 +184,11 @@ def test_steps_to_target_are_censored_not_averaged():
     row = only([*records, make_record(seed=3, value=None, status="crashed")])
     assert row.crossings == {0: 100.0, 1: None, 2: 300.0}
     assert row.steps == "200 (2 of 3 reached)"
+
+
+def test_a_target_that_only_the_last_evaluation_meets_is_no_target_missed():
+    assert only(runs(*GOOD, 0.5)).steps == "(at the last evaluation, 5 of 6)"
+    assert only(runs(0.5, 0.6, 0.7)).steps == "(0 of 3 reached)"
 
 
 def test_a_band_to_hit_has_no_steps_to_target():
