@@ -194,7 +194,7 @@ CONTRACT = (
 )
 SMALL = (
     "this project's contract for the section asks for 1e-10, which what counts as zero would grant "
-    "by itself; in float64 20 seeds from 1000 have at most 4e-15"
+    "by itself; in float64 20 seeds from 1000 have at most 9e-15"
 )
 
 TASK = Task(
