@@ -11,6 +11,9 @@ What the book's notebook (2nd edition, chapter 5) shows: training loss 0.3359 in
 accuracy: 90.66". That figure divides the number of correct digits by the loader's 157 batches
 times 64, which is 10,048, but the test set has 10,000 digits and its last batch holds 16: the net
 had 9,110 right, 91.10 %. `test_accuracy` is the true share and `printed_accuracy` the listing's.
+Its "test loss: 0.00498" divides the batches' mean losses by the number of images, so that it is 64
+times too small: `test_loss` is the true mean and `printed_loss` the listing's. `train_loss` is the
+mean over all training images after an epoch, with all units there.
 
 Departures from the book: images live on the device as one float tensor instead of going through
 a DataLoader, which gives batches alike at a fraction of the time; the test set is evaluated
@@ -63,6 +66,13 @@ def printed(n_correct: int, n_test: int, batch_size: int) -> float:
     return n_correct / (n_batches * batch_size)
 
 
+def printed_loss(logits_BK: torch.Tensor, y_B: torch.Tensor, batch_size: int) -> float:
+    """Test loss as the listing computes it: the batches' means, divided by the number of images."""
+    batches = zip(logits_BK.split(batch_size), y_B.split(batch_size), strict=True)
+    means = [float(F.cross_entropy(logits, y)) for logits, y in batches]
+    return sum(means) / (len(means) * batch_size)
+
+
 def scores(logits_BK: torch.Tensor, y_B: torch.Tensor, batch_size: int) -> dict[str, float]:
     n_correct, n_test = int((logits_BK.argmax(1) == y_B).sum()), len(y_B)
     accuracy, shown = n_correct / n_test, printed(n_correct, n_test, batch_size)
@@ -71,6 +81,7 @@ def scores(logits_BK: torch.Tensor, y_B: torch.Tensor, batch_size: int) -> dict[
         "printed_accuracy": shown,
         "printed_shortfall": accuracy - shown,
         "test_loss": float(F.cross_entropy(logits_BK, y_B)),
+        "printed_loss": printed_loss(logits_BK, y_B, batch_size),
     }
 
 
@@ -126,7 +137,8 @@ def run(cfg: Config, ctx: Any) -> Any:
     start = ctx.keep(model=model, optimizer=optimizer)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        return scores(model(x_test), y_test, cfg.batch_size)
+        train_loss = {"train_loss": float(F.cross_entropy(model(x), y))}
+        return scores(model(x_test), y_test, cfg.batch_size) | train_loss
 
     yield
     yield from fit(

@@ -23,6 +23,17 @@ def test_the_printed_accuracy_is_never_above_the_true_one(n_test, batch_size, sh
     assert n_correct == 0 or (shown == true) == (n_test % batch_size == 0)
 
 
+def test_the_printed_loss_is_the_mean_of_batches_over_their_size():
+    generator = torch.Generator().manual_seed(0)
+    logits, y_B = torch.randn(128, 10, generator=generator), torch.arange(128) % 10
+    loss = torch.nn.functional.cross_entropy
+    assert mnist_mlp.printed_loss(logits, y_B, 64) == pytest.approx(float(loss(logits, y_B)) / 64)
+    # A last batch of one counts as much as a full one.
+    short = mnist_mlp.printed_loss(logits[:65], y_B[:65], 64)
+    both = float(loss(logits[:64], y_B[:64])) + float(loss(logits[64:65], y_B[64:65]))
+    assert short == pytest.approx(both / 128)
+
+
 def test_scores_of_known_logits():
     y_B = torch.arange(10).repeat(7)
     right = torch.nn.functional.one_hot(y_B, 10) * 50.0
