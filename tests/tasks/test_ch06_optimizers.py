@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from suite.plan import expand
+from suite.run import execute
 from tasks.ch06_optimization import optimizers as task
 
 
@@ -50,6 +52,61 @@ def test_the_net_is_the_books_and_the_last_relu_is_optional():
     clipped = task.network(784, 256, relu_logits=True)
     clipped.load_state_dict(model.state_dict())
     torch.testing.assert_close(clipped(x_BD), model(x_BD).clamp(min=0))
+
+
+def test_pytorchs_start_is_what_it_was_without_a_choice():
+    torch.manual_seed(4)
+    plain = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 10))
+    after = torch.get_rng_state()
+    torch.manual_seed(4)
+    model = task.network(6, 8, relu_logits=False)
+    assert torch.equal(torch.get_rng_state(), after)
+    for ours, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_the_books_start_has_six_times_the_variance_and_no_biases():
+    torch.manual_seed(5)
+    nets = [task.network(784, 256, relu_logits=False, init=i) for i in ("he", "torch")]
+    for i, n_in in ((0, 784), (2, 256), (4, 256)):
+        ours, usual = (net[i].weight.detach() for net in nets)
+        assert float(ours.var()) == pytest.approx(2 / n_in, rel=0.1)
+        assert float(ours.var() / usual.var()) == pytest.approx(6, rel=0.1)
+        assert not nets[0][i].bias.any()
+        # Normal and not uniform, whose fourth moment is 1.8.
+        assert float(((ours / ours.std()) ** 4).mean()) == pytest.approx(3, rel=0.2)
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ValueError, match="momentum=0"):
+        task.TASK.configure("smoke", "nesterov", overrides={"momentum": "0"})
+    assert task.TASK.configure("smoke", "momentum", overrides={"momentum": "0"}).momentum == 0
+
+
+def test_a_cost_that_an_untrained_net_has_is_reached_after_no_update():
+    [spec] = expand(
+        ["ch06.optimizers"],
+        profile="smoke",
+        variants=["sgd"],
+        seeds=[0],
+        overrides={"cost": "3.0", "epochs": "1"},
+    )
+    final = execute(spec).train.final
+    assert final["steps_to_cost"].value == 0
+    assert "log10_steps_to_cost" not in final
+
+
+@pytest.mark.parametrize(
+    ("changes", "dead", "rest"),
+    [
+        ({}, [], ""),
+        ({"init": "he"}, [], ", the book's start"),
+        ({"relu_logits": True}, [], ", ReLU on the logits: none of 10 classes dead in this run"),
+        ({"relu_logits": True}, [3, 5], ", ReLU on the logits: 2 of 10 classes dead in this run"),
+    ],
+)
+def test_the_picture_says_how_many_classes_are_dead(changes, dead, rest):
+    assert task.named(replace(task.Config(), **changes), dead) == f"sgd, rate 0.01{rest}"
 
 
 def test_a_dead_class_has_no_gradient():
