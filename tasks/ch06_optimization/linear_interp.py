@@ -22,10 +22,12 @@ The walk goes from alpha 1 to 0. `barrier` is its largest climb, from any point 
 and `descent` its gain, loss at alpha 1 less loss at 0, less that climb; both as shares of the
 untrained net's loss, so that a net that learned nothing has no barrier and no descent either.
 `argmin` is where of all alphas the loss is lowest, `argmin_error` how far that is from -1.2, and
-`beyond` how much lower it is there than at alpha 0, as such a share too. That, and not `argmin`,
-says whether the solution is at the bottom: once a net is right on all training examples its loss
-falls wherever its weights grow, so that the lowest loss lies beyond every good solution, by 0.1 on
-the digits and by up to the whole grid on MNIST; how close to 0 `argmin` is, is therefore no target.
+`beyond` how much lower it is there than at alpha 0, as such a share too. Whether the solution is
+the lowest point of its line, as the Japanese edition's plot has it, is judged by `argmin`: the loss
+of a good solution is so small that `beyond` is too, wherever the lowest point lies. Once a net is
+right on all training examples its loss falls wherever its weights grow, so that point lies beyond
+the solution, by 0.1 on the digits and by up to the whole grid on MNIST.
+
 The loss is the mean over the first `probed` training examples; the listing takes all. Offline
 profiles use scikit-learn's 8x8 digits, on which the listing learns nothing in 40 epochs.
 
@@ -63,6 +65,13 @@ class Config:
     towards: Literal["random", "start", "solution", "matched"] = "random"
     points: Count = 80
     probed: Count = 2000
+
+    def __post_init__(self) -> None:
+        if self.points % 4:
+            raise ValueError(
+                f"points={self.points}: alpha 0 and 1 are points of the grid from -2 to 2 only if "
+                "their number is a multiple of 4"
+            )
 
 
 def network(side: int, cfg: Config) -> nn.Sequential:
@@ -209,6 +218,9 @@ def run(cfg: Config, ctx: Any) -> Any:
     probe = (x[: cfg.probed], y[: cfg.probed])
     nets = nn.ModuleList(network(x.shape[-1], cfg) for _ in range(2)).to(ctx.device)
     trained = nets if cfg.towards in ("solution", "matched") else nets[:1]
+    # A net that is only the line's other end is not trained, and does not count as parameters.
+    nets.requires_grad_(False)
+    trained.requires_grad_()
     optimizer = torch.optim.SGD(trained.parameters(), lr=cfg.lr)
     first, at_A = vector(nets[0]), alphas(cfg.points)
     history: list[list[float]] = []
@@ -326,13 +338,20 @@ TASK = Task(
             source=GOODFELLOW,
         ),
         Claim(
-            "the line's lowest loss is the solution's, to 2 % of the start's",
-            "beyond",
+            "the line's lowest loss lies at the solution, or beyond it by a tenth of the line at "
+            "most",
+            "argmin",
             left="fixed",
-            right=0.02,
-            mode="min",
+            right=-0.1,
+            mode="max",
             source="the Japanese edition's plot of the same experiment has its lowest loss, near "
-            "0.1, at alpha 0",
+            "0.1, at alpha 0; a tenth of the line, two steps of its grid, is this project's "
+            "contract",
+            note="Beyond the solution the weights are larger, and the loss of a net that is right "
+            "on all training examples falls as they grow. Seeds 0 to 4 have the lowest point at "
+            "-0.35 to -1.95 on MNIST, where it is 0.0006 nats lower than the solution, and at -0.1 "
+            "or -0.15 on the digits, where it is 0.01 to 0.016 lower. The `conv` net ends MNIST at "
+            "a loss of 0.015 to 0.027 instead of 0.0006, and has it at -0.15 to 0.05.",
         ),
         Claim(
             "the listing's solution is not the lowest point of its line: that is 0.1 nats lower",

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from suite.plan import expand
+from suite.run import execute
 from tasks.ch06_optimization import linear_interp as task
 
 
@@ -22,6 +24,33 @@ def test_the_line_has_the_listings_80_alphas_and_both_ends_among_them():
     assert len(at_A) == 80
     assert (at_A[0], at_A[40], at_A[60]) == (-2.0, 0.0, 1.0)
     assert at_A[-1] == pytest.approx(1.95)
+
+
+@pytest.mark.parametrize("points", [4, 8, 100])
+def test_a_grid_that_is_accepted_has_both_ends_of_the_line(points):
+    cfg = task.TASK.configure("smoke", overrides={"points": points})
+    assert {0.0, 1.0} <= set(task.alphas(cfg.points).tolist())
+
+
+@pytest.mark.parametrize("points", [1, 2, 7, 81, 82])
+def test_a_grid_without_both_ends_of_the_line_is_refused(points):
+    with pytest.raises(ValueError, match=f"points={points}: .* multiple of 4"):
+        task.TASK.configure("smoke", overrides={"points": points})
+
+
+@pytest.mark.parametrize(
+    ("variant", "nets"), [("book", 1), ("fixed", 1), ("own_start", 1), ("two_solutions", 2)]
+)
+def test_only_nets_that_are_trained_count_as_parameters(variant, nets):
+    [spec] = expand(
+        ["ch06.linear_interp"],
+        profile="smoke",
+        variants=[variant],
+        seeds=[0],
+        overrides={"epochs": 1},
+    )
+    one = sum(p.numel() for p in task.network(8, task.Config(hidden=32)).parameters())
+    assert execute(spec).train.n_params == nets * one
 
 
 def test_the_ends_of_the_line_are_the_two_nets():
