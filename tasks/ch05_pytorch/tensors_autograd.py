@@ -25,10 +25,11 @@ Shapes: B batch, D inputs, H hidden units, K classes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -55,10 +56,12 @@ COMMENTS = {**STORED, "matrix": [[3, 7, 9], [2, 4, 1]]}
 class Config:
     data: Literal["the listings' own tensors"] = "the listings' own tensors"
     how: Literal["eager", "compile", "vmap"] = "eager"
-    backend: str = "inductor"
+    # Those that capture the way backwards as well.
+    backend: Literal["inductor", "aot_eager"] = "inductor"
     inputs: Count = 784
     hidden: Count = 256
-    classes: Count = 10
+    # The loss of a single class is 0 whatever the weights are, and so are all gradients.
+    classes: Annotated[int, Interval(ge=2)] = 10
     examples: Count = 10
 
 

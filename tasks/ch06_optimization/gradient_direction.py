@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from annotated_types import Interval
 
-from suite.fields import Count, Positive
+from suite.fields import Count
 from suite.task import Claim, Target, Task
 
 EXPONENTS = {"gradient_descent": 1.0, "steepest": 1.0, "momentum": 0.5}
@@ -47,9 +47,11 @@ class Config:
     data: Literal["random quadratic surfaces"] = "random quadratic surfaces"
     method: Literal["gradient_descent", "steepest", "momentum"] = "gradient_descent"
     size: Count = 100
-    worst: Annotated[float, Interval(ge=1)] = 1e5
+    # The condition numbers between which the slope is fitted begin at 10.
+    worst: Annotated[float, Interval(gt=10)] = 1e5
     surfaces: Count = 9
-    tolerance: Positive = 1e-6
+    # Nearer to 1 too few updates are allowed for momentum, which overshoots at first.
+    tolerance: Annotated[float, Interval(gt=0, le=0.9)] = 1e-6
     points: Count = 1000
 
 

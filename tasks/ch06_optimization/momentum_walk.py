@@ -21,10 +21,11 @@ the figure's values of m. The listing also never overwrites its last step; here 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from scipy.signal import lfilter
 
 from suite.fields import BelowOne, Count
@@ -42,7 +43,14 @@ class Config:
     reach: Count = 10
     steps: Count = 40_000_000
     rows: Count = 40
-    window: Count = 2000
+    # A single step has no neighbour.
+    window: Annotated[int, Interval(ge=2)] = 2000
+
+    def __post_init__(self) -> None:
+        if self.rows > 0 and self.steps // self.rows < self.window:
+            raise ValueError(
+                f"steps={self.steps} in rows={self.rows}: a row takes at least window={self.window}"
+            )
 
 
 def choices(n: int, reach: int, include_last: bool) -> Any:

@@ -40,7 +40,7 @@ import torch
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from suite.fields import Count, NonNegative, Positive
+from suite.fields import Count, Positive
 from suite.task import Claim, Target, Task
 
 Oracle = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
@@ -61,7 +61,8 @@ COLOURS = {
 class Config:
     data: str = "mnist"
     method: Literal["lbfgs", "newton", "bfgs", "cg", "gradient_descent"] = "lbfgs"
-    l2: NonNegative = 1e-3
+    # Without a penalty there may be no minimum, and `reference_gap` would bound nothing.
+    l2: Positive = 1e-3
     memory: Count = 10
     tolerance: Positive = 1e-8
     start_scale: Positive = 0.1

@@ -76,3 +76,10 @@ def test_the_written_out_layer_is_broadcast_and_its_diagonal_is_the_layer():
     assert (out.shape, layer.shape) == ((10, 10), (10,))
     torch.testing.assert_close(out.diagonal(), layer)
     assert not torch.allclose(out[0], layer)
+
+
+def test_one_class_and_an_unknown_backend_are_refused():
+    with pytest.raises(ValueError, match="field 'classes' takes a whole number ≥ 2"):
+        task.TASK.configure("smoke", "eager", overrides={"classes": "1"})
+    with pytest.raises(ValueError, match=r"unknown backend 'aot'; did you mean 'aot_eager'"):
+        task.TASK.configure("smoke", "compile", overrides={"backend": "aot"})

@@ -53,6 +53,7 @@ def test_momentum_grows_by_the_larger_root_of_its_recursion():
         ({"method": "gd"}, False),
         ({"method": "gd", "momentum": 0.9}, False),
         ({"method": "rmsprop"}, False),
+        ({"method": "rmsprop_corrected"}, False),
         ({"method": "gd", "noise": 0.1}, True),
     ],
 )
@@ -70,12 +71,34 @@ def test_rmsprops_first_step_does_not_depend_on_the_slope():
     assert (moved[:, 1] > 0.05).all()
 
 
-def test_what_has_escaped_is_left_alone():
-    cfg = task.Config(method="gd", starts=4)
+def test_with_bias_correction_the_first_step_is_the_rate():
+    first, last = _after(1, method="rmsprop_corrected")
+    assert (last - first)[task.SADDLE].abs()[:, 0] == pytest.approx(np.full(9, 0.01), rel=1e-5)
+
+
+def test_both_are_kingma_and_bas_recursion_but_for_the_correction():
+    steps = {"rmsprop": 1.0, "rmsprop_corrected": 1.0}
+    for method in steps:
+        x, average = 1.0, 0.0
+        for k in range(1, 8):
+            average = 0.99 * average + 0.01 * (2 * x) ** 2
+            share = 1 - 0.99**k if method == "rmsprop_corrected" else 1.0
+            x -= 0.01 * 2 * x / math.sqrt(average / share)
+        _, last = _after(7, method=method)
+        assert last[task.RIDGE, :, 0] == pytest.approx(np.full(9, x), rel=1e-6)
+        steps[method] = x
+    # The first seven steps of 10 lr, 7.1 lr, ... against seven of about lr.
+    assert steps["rmsprop"] < 0.75 < 0.92 < steps["rmsprop_corrected"]
+
+
+@pytest.mark.parametrize("method", ["gd", "rmsprop_corrected"])
+def test_what_has_escaped_is_left_alone(method):
+    cfg = task.Config(method=method, starts=4)
     z_SN2 = task.placed(cfg)
-    before = z_SN2.clone()
     optimizer = task.optimizer_of(z_SN2, cfg)
     out_SN = torch.zeros(3, 4, dtype=torch.bool)
+    task.update(z_SN2, optimizer, out_SN, cfg)
+    before = z_SN2.clone()
     out_SN[0, 2] = True
     task.update(z_SN2, optimizer, out_SN, cfg)
     assert torch.equal(z_SN2[0, 2], before[0, 2])
@@ -123,9 +146,29 @@ def test_critical_points_are_found_and_a_quarter_are_minima_in_the_plane():
 def test_the_guess_is_of_four_dimensions_and_stays_in_later_rows():
     rows = [[1, 0.5, 9, 1.0], [2, 0.25, 9, 1.0]]
     f, index = np.arange(4.0), np.array([0.0, 0.25, 0.5, 0.75])
-    assert "guess_ratio" not in task.ranked(2, f, index, [])
-    assert task.ranked(4, f, index, rows)["guess_ratio"] == 0.25 * 81
-    later = task.ranked(8, f, index + 0.1, rows)
+    assert "guess_ratio" not in task.ranked(2, f, index, 10, [])
+    assert task.ranked(4, f, index, 10, rows)["guess_ratio"] == 0.25 * 81
+    later = task.ranked(8, f, index + 0.1, 10, rows)
+    assert (later["found"], later["found_share"]) == (4, 0.4)
     assert later["guess_ratio"] == 0.25 * 81
     assert later["minima_share"] == 0
     assert later["index_rank"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "field", ["offset=0", "points=29", "points=1", "iterations=19", "features=15"]
+)
+def test_what_would_divide_by_zero_or_rank_nothing_is_refused(field):
+    name, value = field.split("=")
+    with pytest.raises(ValueError, match=f"field '{name}' takes"):
+        task.TASK.configure("smoke", "critical", overrides={name: value})
+
+
+def test_the_fewest_points_are_ranked_in_every_dimension():
+    torch.manual_seed(6)
+    least = {"points": "30", "iterations": "20", "features": "16"}
+    cfg = task.TASK.configure("smoke", "critical", overrides=least)
+    rows = []
+    for d in task.DIMENSIONS:
+        found = [v.numpy() for v in task.critical_points(cfg, d, torch.device("cpu"))]
+        assert math.isfinite(task.ranked(d, *found, cfg.points, rows)["index_rank"])

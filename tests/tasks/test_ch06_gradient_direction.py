@@ -73,3 +73,20 @@ def test_the_slope_is_fitted_over_the_surfaces_after_the_round_one():
     assert got["slope_error"] == pytest.approx(0, abs=1e-12)
     assert got["angle_round"] == 0
     assert task.scores(rows[:3], "momentum")["slope_error"] == 0.5
+
+
+@pytest.mark.parametrize("field", ["tolerance=2", "tolerance=0.91", "worst=5", "worst=10"])
+def test_what_leaves_nothing_to_measure_is_refused(field):
+    name, value = field.split("=")
+    with pytest.raises(ValueError, match=f"field '{name}' takes"):
+        task.TASK.configure("smoke", "momentum", overrides={name: value})
+
+
+@pytest.mark.parametrize("method", task.EXPONENTS)
+def test_the_largest_tolerance_leaves_updates_enough(method):
+    torch.manual_seed(3)
+    for kappa in (1.0, 10.0, 100.0):
+        A_NN, w_N = task.surface(kappa, 4), task.normal(4)
+        enough = math.ceil(10 * task.theory("gradient_descent", kappa, 0.9))
+        path = task.descend(method, A_NN, w_N, kappa)
+        assert task.updates_needed(path, 0.9 * np.linalg.norm(w_N), enough)

@@ -66,3 +66,13 @@ def test_the_scores_are_numpys_over_the_same_steps():
     assert got["mean_step"] == pytest.approx(v.mean())
     assert got["variance_ratio"] == pytest.approx(v.var() / 33.25)
     assert got["diffusion"] == pytest.approx(v.reshape(5, 100).sum(1).var() / (100 * 33.25))
+
+
+def test_rows_shorter_than_a_window_are_refused():
+    with pytest.raises(ValueError, match="a row takes at least window=100"):
+        task.TASK.configure("smoke", "m90", overrides={"rows": "41"})
+    with pytest.raises(ValueError, match="field 'window' takes a whole number ≥ 2"):
+        task.TASK.configure("smoke", "m90", overrides={"window": "1"})
+    with pytest.raises(ValueError, match="field 'rows' takes a whole number ≥ 1"):
+        task.TASK.configure("smoke", "m90", overrides={"rows": "0"})
+    task.TASK.configure("smoke", "m90", overrides={"rows": "40"})

@@ -132,3 +132,8 @@ def test_newton_gets_down_the_valley_in_a_few_evaluations():
 def test_a_valley_without_evaluations_to_spend_has_no_count():
     start = torch.tensor([-1.2, 1.0], dtype=torch.float64)
     assert task.valley("gradient_descent", start, task.Config(most=20))[1] is None
+
+
+def test_a_loss_without_a_penalty_is_refused():
+    with pytest.raises(ValueError, match="field 'l2' takes a finite number > 0"):
+        task.TASK.configure("smoke", "lbfgs", overrides={"l2": "0"})
