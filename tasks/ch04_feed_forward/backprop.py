@@ -58,6 +58,10 @@ class Config:
     rows: Count = 20
     impl: str = "torch"
 
+    def __post_init__(self) -> None:
+        if self.rows and self.updates % self.rows:
+            raise ValueError(f"updates={self.updates} are no multiple of rows={self.rows}")
+
 
 def parameters(starts: int, widths: tuple[int, ...]) -> Params:
     """Glorot-normal W_RIO and zero b_R1O of each layer, in turn."""

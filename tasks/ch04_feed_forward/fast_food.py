@@ -45,6 +45,13 @@ class Config:
     updates: Count = 100
     rows: Count = 20
 
+    def __post_init__(self) -> None:
+        if len(self.prices) != 3:
+            raise ValueError(f"prices={self.prices}: a meal is of three items")
+        # `sweep` makes all updates at each of its rates, and one row for each.
+        if self.method != "sweep" and self.rows and self.updates % self.rows:
+            raise ValueError(f"updates={self.updates} are no multiple of rows={self.rows}")
+
 
 def meals(n: int, prices_D: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
     """1 to ``most`` servings of each item, x_ND, and what each meal costs, t_N."""

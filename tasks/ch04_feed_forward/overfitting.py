@@ -49,6 +49,14 @@ class Config:
     updates: Count = 1000
     rows: Count = 20
 
+    def __post_init__(self) -> None:
+        if self.rows and self.updates % self.rows:
+            raise ValueError(f"updates={self.updates} are no multiple of rows={self.rows}")
+        if self.data == "digits" and 2 * self.examples > 1437:
+            raise ValueError(
+                f"examples={self.examples} of 1,437 digits leave fewer than that for validation"
+            )
+
 
 class Nets(nn.Module):
     """R tanh nets of one shape side by side: x_RBI to logits_RBO."""
