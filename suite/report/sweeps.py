@@ -371,7 +371,8 @@ def summary(found: Result) -> list[str]:
     ended = ", ".join(f"{n} {status}" for status, n in found.counts.items())
     how = f"{d['search']} search, scheduler {d['scheduler']}, {text.plural(d['samples'], 'sample')}"
     limit = f", at most {text.duration(d['budget_s'])}" if d["budget_s"] else ""
-    sentences = [f"{how}{limit}; trials: {ended or 'none'}."]
+    version = f"version {d['base']['version'][:12]} of the task"
+    sentences = [f"{how}{limit}, of {version}; trials: {ended or 'none'}."]
     if best is None or best.objective is None:
         return [*sentences, "No trial ended, so there is no best one."]
     name, sign = found.objective.name, {"max": "≥", "min": "≤", "near": "="}[found.objective.mode]
@@ -395,7 +396,8 @@ def summary(found: Result) -> list[str]:
         ]
     return [
         *sentences,
-        "The best of many trials is in part the luckiest: the command repeats it on new seeds.",
+        "The best of many trials is in part the luckiest, and was chosen on the very examples that "
+        f"{name} is measured on: the command repeats it on new seeds, which have the same ones.",
     ]
 
 
