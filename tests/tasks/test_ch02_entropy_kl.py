@@ -104,3 +104,21 @@ def test_sampling_gets_better_as_the_square_root_of_the_draws():
     train = execute(spec, resume=False).train
     expected = [math.sqrt(0.6875 / n) for n in train.curve["step"]]
     assert train.curve["kl_error"] == pytest.approx(expected, rel=0.2)
+
+
+def test_a_divergence_a_little_too_low_is_found_negative(monkeypatch):
+    torch.manual_seed(0)
+    p_PO, q_PO = (entropy_kl.distributions(200, 32) for _ in range(2))
+    assert entropy_kl.analytic_scores(p_PO, q_PO)["negative"] == 0
+    true = entropy_kl.divergence
+    monkeypatch.setattr(entropy_kl, "divergence", lambda p, q: true(p, q) - 1e-4)
+    assert entropy_kl.analytic_scores(p_PO, q_PO)["negative"] > 0.4
+
+
+def test_a_code_for_one_distribution_costs_the_divergence_from_the_other():
+    torch.manual_seed(0)
+    p_PO, q_PO = (entropy_kl.distributions(200, 32) for _ in range(2))
+    lengths_PO = torch.tensor([entropy_kl.huffman(p) for p in p_PO.tolist()]).to(p_PO)
+    found = entropy_kl.huffman_scores(p_PO, q_PO, lengths_PO)
+    assert found["mismatch_broken"] == 0
+    assert found["other_broken"] > 0.3
