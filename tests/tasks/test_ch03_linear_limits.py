@@ -86,3 +86,12 @@ def test_the_loss_of_an_even_guess():
     y_B = torch.tensor([0.0, 1.0, 1.0])
     value = linear_limits.loss(model, torch.randn(3, 2), y_B)
     assert value.item() == pytest.approx(math.log(2))
+
+
+def test_every_neuron_is_asked_for_xor_as_for_the_moons():
+    for activation in ACTIVATIONS:
+        moons, xor = (
+            linear_limits.TASK.configure("laptop", v) for v in (activation, f"{activation}_xor")
+        )
+        assert moons.activation == activation
+        assert xor == dataclasses.replace(moons, data="xor")

@@ -79,3 +79,18 @@ def test_a_run_ends_without_mistakes_and_within_the_bound(margin):
     assert train.final["bound_held"].value == 1
     assert train.curve["train_accuracy"][0] < 1
     assert train.final["epoch"].value < dataclasses.replace(Config()).passes
+
+
+@pytest.mark.parametrize("margin", [4.8, 10.0])
+def test_a_margin_that_leaves_no_students_on_one_side_is_refused(margin):
+    """Beyond 9.2 hours there is nobody at all, and the draw would not end."""
+    with pytest.raises(ValueError, match=r"'margin' takes a finite number ≥ 0 and < 4\.8"):
+        perceptron.TASK.configure(overrides={"margin": margin})
+
+
+def test_the_widest_margin_leaves_a_fifth_of_the_square():
+    torch.manual_seed(2)
+    hours = 10 * torch.rand(100_000, 2, dtype=torch.float64)
+    away = (3 * hours[:, 0] + 4 * hours[:, 1] - 24) / 5
+    assert float((away.abs() >= 4.8).double().mean()) == pytest.approx(0.2, abs=0.01)
+    assert float(away.min()) > -4.8

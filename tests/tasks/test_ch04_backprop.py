@@ -101,3 +101,15 @@ def test_the_digits_check_of_each_method():
         got = task.checked(cfg, images, y)
         assert got["gradient_error"] < 1e-6
         assert (got["cost_ratio"] > 100) == (method == "differences")
+
+
+@pytest.mark.parametrize("updates", [10, 30, 199])
+def test_updates_that_no_number_of_rows_shares_out_are_refused(updates):
+    with pytest.raises(ValueError, match=f"updates={updates} are no multiple of rows=20"):
+        task.TASK.configure("laptop", "manual", overrides={"updates": updates})
+
+
+def test_a_row_of_no_updates_is_refused_by_what_the_field_says():
+    with pytest.raises(ValueError, match="'rows' takes a whole number ≥ 1"):
+        task.TASK.configure(overrides={"rows": 0})
+    assert task.TASK.configure(overrides={"updates": 10, "rows": 5}).updates == 10

@@ -72,3 +72,20 @@ def test_the_edge_is_found_and_an_update_a_row_counts_its_meals():
     assert rows["sweep"].final["divergence_error"].value < 0.05
     assert rows["batch"].curve["step"][1] == 50 * 5
     assert rows["online"].curve["step"][1] == task.ONLINE_MEALS * 5
+
+
+@pytest.mark.parametrize("variant", ["batch", "online"])
+@pytest.mark.parametrize("updates", [10, 110])
+def test_updates_that_no_number_of_rows_shares_out_are_refused(variant, updates):
+    with pytest.raises(ValueError, match=f"updates={updates} are no multiple of rows=20"):
+        task.TASK.configure("laptop", variant, overrides={"updates": updates})
+
+
+def test_a_sweep_makes_all_updates_at_every_rate():
+    assert task.TASK.configure("laptop", "sweep", overrides={"updates": 110}).updates == 110
+
+
+@pytest.mark.parametrize("prices", [(150.0,), (1.0, 2.0, 3.0, 4.0)])
+def test_a_meal_is_of_three_items(prices):
+    with pytest.raises(ValueError, match="a meal is of three items"):
+        task.TASK.configure(overrides={"prices": prices})

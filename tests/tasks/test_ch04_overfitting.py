@@ -88,3 +88,18 @@ def test_the_pictures_draw(dataset):
     else:
         figure = task.draw_stopping(history["3x1"], range(4))
     figure.canvas.draw()
+
+
+@pytest.mark.parametrize("updates", [10, 990])
+def test_updates_that_no_number_of_rows_shares_out_are_refused(updates):
+    with pytest.raises(ValueError, match=f"updates={updates} are no multiple of rows=20"):
+        task.TASK.configure("laptop", overrides={"updates": updates})
+
+
+def test_digits_have_to_suffice_for_validation_too():
+    for examples in (719, 1437):
+        with pytest.raises(ValueError, match=f"examples={examples} of 1,437 digits"):
+            task.TASK.configure("laptop", "digits", overrides={"examples": examples})
+    assert task.TASK.configure("laptop", "digits", overrides={"examples": 718}).examples == 718
+    # Spirals are drawn, as many as it takes.
+    assert task.TASK.configure("laptop", overrides={"examples": 1437}).examples == 1437

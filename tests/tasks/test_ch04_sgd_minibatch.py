@@ -38,3 +38,22 @@ def test_equal_gradients_have_no_variance():
 )
 def test_the_level_is_reached_by_two_in_a_row(accuracies, first):
     assert task.first_reached(accuracies, 0.9) == first
+
+
+def test_the_scaled_rate_grows_as_the_batch_does():
+    small, large = (task.TASK.configure(variant=v) for v in ("batch32", "batch256_scaled"))
+    assert large.lr / small.lr == large.batch_size / small.batch_size == 8
+
+
+def test_a_level_that_was_not_reached_is_later_than_every_other():
+    """A run without the metric is no failed one."""
+    claims = [c for c in task.TASK.claims if c.metric in ("updates_to_level", "passes_to_level")]
+    assert len(claims) == 3
+    assert all(c.censored for c in claims)
+
+
+def test_the_picture_counts_whole_passes():
+    measured = {"variances": [1 / s for s in task.SIZES], "variance_slope": -1.0}
+    figure = task.draw_noise(measured, [0.6, 0.9, 0.95], 0.95, "32 examples each")
+    figure.canvas.draw()
+    assert all(tick == int(tick) for tick in figure.axes[1].get_xticks())

@@ -67,3 +67,40 @@ def test_accuracy_counts_both_classes():
     x_ND = torch.tensor([[1.0, 0.0, 1.0], [-1.0, 0.0, 1.0], [3.0, 0.0, 1.0]]).double()
     w_D = torch.tensor([1.0, 0.0, 0.0]).double()
     assert task.accuracy(w_D, x_ND, torch.tensor([1.0, 0.0, 0.0])) == pytest.approx(2 / 3)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_the_cross_entropys_gradient_is_its_derivative(seed):
+    w_D, x_ND, t_N = drawn(seed)
+    leaf_D = w_D.clone().requires_grad_()
+    value = torch.nn.functional.binary_cross_entropy_with_logits(x_ND @ leaf_D, t_N)
+    (expected,) = torch.autograd.grad(value, leaf_D)
+    torch.testing.assert_close(task.cross_entropy(w_D, x_ND, t_N), expected)
+
+
+def test_cross_entropy_moves_a_saturated_neuron_that_the_formula_does_not():
+    """At one example the two differ by the factor y (1 - y)."""
+    x_ND, t_N = torch.tensor([[0.0, 0.0, 1.0]]).double(), torch.tensor([0.0]).double()
+    w_D = torch.tensor([0.0, 0.0, 8.0]).double()
+    y = float(task.output(w_D, x_ND))
+    without, with_it = (g(w_D, x_ND, t_N)[2] for g in (task.cross_entropy, task.formula))
+    assert float(without) == pytest.approx(y)
+    assert float(with_it) == pytest.approx(y * (1 - y) * float(without))
+
+
+def test_logits_are_judged_by_how_sure_they_are_and_not_only_by_their_sign():
+    _, x_ND, _ = drawn(0, n=50)
+    ideal_D = torch.tensor([4.0, 4.0, 0.0]).double()
+    assert task.logit_error(ideal_D, ideal_D, x_ND) == 0
+    assert task.logit_error(torch.zeros(3).double(), ideal_D, x_ND) == pytest.approx(1)
+    # As often right as the ideal neuron, and half as sure.
+    assert task.logit_error(ideal_D / 2, ideal_D, x_ND) == pytest.approx(0.5)
+    labels = (x_ND @ ideal_D > 0).double()
+    assert task.accuracy(ideal_D / 2, x_ND, labels) == 1
+
+
+@pytest.mark.parametrize("updates", [10, 33])
+def test_updates_that_no_number_of_rows_shares_out_are_refused(updates):
+    with pytest.raises(ValueError, match=f"updates={updates} are no multiple of rows=16"):
+        task.TASK.configure("laptop", overrides={"updates": updates})
